@@ -1,0 +1,175 @@
+"""What a manifest must keep to beyond the types of its keys: names that meet, steps in order, ranges that make sense.
+
+Looks at the records only; notes every problem in the document they were read from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from onward.package.records import (
+    DecodeImage,
+    GenerateGraph,
+    Labels,
+    Manifest,
+    Named,
+    PrepareGraph,
+    Table,
+    Tokenize,
+)
+from onward.package.sections import Document, shown, suggestion
+from onward.types import NUMPY_OF_DATATYPE, Field
+
+
+def check_manifest(manifest: Manifest, document: Document) -> None:
+    """Note in `document` whatever in the manifest contradicts itself."""
+    _check_different(document, "input", [field.name for field in manifest.inputs])
+    _check_different(document, "output", [field.name for field in manifest.outputs])
+    unknown_is_nan = {
+        column
+        for step in manifest.prepare
+        if isinstance(step, Table) and step.unknown == "nan"
+        for column in step.columns
+    }
+    for index, field in enumerate(manifest.inputs):
+        _check_input(document, f"input[{index}]", field, missing_is_nan=field.name in unknown_is_nan)
+    _check_prepare(manifest, document)
+    _check_generate(manifest, document)
+
+
+def _check_different(document: Document, table: str, names: list[str]) -> None:
+    for index, name in enumerate(names):
+        if name and name in names[:index]:
+            document.problem(f"{table}[{index}].name", "given twice", expected="different names", found=f'"{name}"')
+
+
+def _check_input(document: Document, path: str, field: Field, *, missing_is_nan: bool) -> None:
+    if field.datatype not in NUMPY_OF_DATATYPE:
+        return
+    numeric = field.datatype not in ("BYTES", "BOOL")
+    if field.content != "value" and (field.datatype != "BYTES" or field.shape):
+        expected = f'datatype = "BYTES" and shape = [] with content = "{field.content}"'
+        found = f'"{field.datatype}", shape {list(field.shape)}'
+        document.problem(f"{path}.datatype", "does not fit the content", expected=expected, found=found)
+    if field.categories and (field.datatype != "BYTES" or field.shape):
+        expected = 'datatype = "BYTES" and shape = [] with categories'
+        document.problem(f"{path}.datatype", "does not fit the categories", expected=expected, found=field.datatype)
+    for key in ("minimum", "maximum"):
+        if getattr(field, key) is not None and not numeric:
+            document.problem(f"{path}.{key}", "only for numbers", expected="a numeric datatype", found=field.datatype)
+    if field.minimum is not None and field.maximum is not None and field.minimum > field.maximum:
+        expected = f"at least the minimum, {field.minimum}"
+        document.problem(f"{path}.maximum", "below the minimum", expected=expected, found=str(field.maximum))
+    if field.default is not None:
+        _check_default(document, f"{path}.default", field, numeric=numeric)
+    elif not field.required and not field.datatype.startswith("FP") and not (field.categories and missing_is_nan):
+        expected = 'a default; only FP16, FP32, FP64 and, with unknown = "nan", categories can be missing (NaN)'
+        document.problem(f"{path}.required", "an optional input needs a default", expected=expected)
+
+
+def _check_default(document: Document, key: str, field: Field, *, numeric: bool) -> None:
+    default = field.default
+    if field.datatype == "BYTES":
+        fits, expected = isinstance(default, str), "text"
+        if field.categories:
+            fits, expected = default in field.categories, f"one of {', '.join(field.categories)}"
+    elif field.datatype == "BOOL":
+        fits, expected = isinstance(default, bool), "true or false"
+    else:
+        fits, expected = _number_fits(default, field)
+    if not fits:
+        document.problem(key, "does not fit the input", expected=expected, found=shown(default))
+
+
+def _number_fits(default: float | str | bool | None, field: Field) -> tuple[bool, str]:
+    if field.datatype.startswith("FP"):
+        lowest, highest, kind = float("-inf"), float("inf"), "a number"
+        fits = isinstance(default, int | float) and not isinstance(default, bool)
+    else:
+        info = np.iinfo(NUMPY_OF_DATATYPE[field.datatype])
+        lowest, highest, kind = float(info.min), float(info.max), "an integer"
+        fits = isinstance(default, int) and not isinstance(default, bool) and info.min <= default <= info.max
+    if field.minimum is not None:
+        lowest = max(lowest, field.minimum)
+    if field.maximum is not None:
+        highest = min(highest, field.maximum)
+    if np.isfinite(lowest) or np.isfinite(highest):
+        kind += f" from {lowest} to {highest}"
+    return fits and isinstance(default, int | float) and lowest <= default <= highest, kind
+
+
+def _check_prepare(manifest: Manifest, document: Document) -> None:
+    fields = {field.name: field for field in manifest.inputs}
+    made: list[str] = []
+    for index, step in enumerate(manifest.prepare):
+        path = f"prepare[{index}]"
+        if isinstance(step, PrepareGraph):
+            if index != len(manifest.prepare) - 1:
+                document.problem(
+                    path, "a graph must be the last step of prepare", expected="host steps, then the graph"
+                )
+        elif isinstance(step, Table):
+            _check_columns(document, path, step, fields)
+            _check_made(document, f"{path}.output", [step.output], made)
+        elif isinstance(step, Tokenize):
+            _check_content(document, f"{path}.input", step.input, "text", fields)
+            if len(step.outputs) > 3:
+                expected = "one to three tensors: token ids, mask, token types"
+                document.problem(f"{path}.outputs", "too many tensors", expected=expected, found=str(len(step.outputs)))
+            _check_made(document, f"{path}.outputs", step.outputs, made)
+        elif isinstance(step, DecodeImage):
+            _check_content(document, f"{path}.input", step.input, "image", fields)
+            _check_made(document, f"{path}.output", [step.output], made)
+
+
+def _check_made(document: Document, key: str, outputs: Iterable[str], made: list[str]) -> None:
+    for output in outputs:
+        if output in made:
+            document.problem(key, "another step makes a tensor of this name", expected="another name", found=output)
+        made.append(output)
+
+
+def _check_columns(document: Document, path: str, step: Table, fields: dict[str, Field]) -> None:
+    written = f"{path}.columns" in document.lines
+    for index, column in enumerate(step.columns):
+        key = f"{path}.columns[{index}]" if written else path
+        field = fields.get(column)
+        if field is None:
+            document.problem(
+                key, "no such input", expected=_one_of(fields), found=f'"{column}"{suggestion(column, fields)}'
+            )
+        elif field.shape or field.content != "value" or (field.datatype == "BYTES" and not field.categories):
+            expected = "inputs with a single number, boolean or category"
+            found = f'"{column}" ({field.datatype}, shape {list(field.shape)}, content {field.content})'
+            document.problem(key, "does not fit a table", expected=expected, found=found)
+
+
+def _check_content(document: Document, key: str, name: str, content: str, fields: dict[str, Field]) -> None:
+    field = fields.get(name)
+    if field is None:
+        if name:
+            document.problem(
+                key, "no such input", expected=_one_of(fields), found=f'"{name}"{suggestion(name, fields)}'
+            )
+    elif field.content != content:
+        expected = f'an input with content = "{content}"'
+        document.problem(key, "does not fit the step", expected=expected, found=f'content = "{field.content}"')
+
+
+def _check_generate(manifest: Manifest, document: Document) -> None:
+    for index, step in enumerate(manifest.generate):
+        path = f"generate[{index}]"
+        if isinstance(step, GenerateGraph) and index > 0:
+            document.problem(path, "a graph must be the first step of generate", expected="the graph, then host steps")
+        elif isinstance(step, Labels) and step.indices and step.indices == step.scores:
+            document.problem(f"{path}.indices", "the same as scores", expected="another output", found=step.indices)
+        elif isinstance(step, Named) and not step.names:
+            continue
+
+
+def _one_of(names: Iterable[str]) -> str:
+    listed = list(names)
+    shortened = listed if len(listed) <= 12 else [*listed[:12], f"… ({len(listed)} in all)"]
+    return f"one of {', '.join(shortened)}" if listed else "an input of that name"

@@ -1,0 +1,67 @@
+"""A package on disk, opened: its folder, its manifest and its identity.
+
+Opening verifies before it parses: first every file against `onward.lock`, then the manifest, then the graphs for
+operators that may not be served. It knows nothing of runtimes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from onward.errors import NotFound
+from onward.package.archive import is_archive, unpack
+from onward.package.digest import read_lock, verify_folder
+from onward.package.graphcheck import check_graph
+from onward.package.manifest import Manifest, load_manifest
+from onward.package.records import GenerateGraph, PrepareGraph
+from onward.types import PackageId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Package:
+    """An opened package: `folder` holds its files, `id` says which package it is."""
+
+    folder: Path
+    manifest: Manifest
+    id: PackageId
+
+    def file(self, path: str) -> Path:
+        """A file of the package by its path inside it (a path that the manifest or the lock gave)."""
+        return self.folder / path
+
+
+def open_package(path: Path, *, verify: bool = True) -> Package:
+    """Open a package folder or a `.onward` archive.
+
+    With `verify`, every file is hashed again: a missing, extra or changed file raises `DigestMismatch`, and a graph
+    with training or foreign operators `RefusedGraph`. Without it the lock is believed, which is right only for
+    files that this process, or one it trusts, has verified since nobody else could write to them.
+    Raises `NotFound` where there is nothing, and `ManifestError` or `PackageError` where the package is not valid.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise NotFound("no such package", where=str(path), expected="a package folder or a .onward archive")
+    folder = path if path.is_dir() else unpack(path)
+    lock = read_lock(folder)
+    if verify:
+        verify_folder(folder, lock)
+    manifest = load_manifest(folder)
+    if verify:
+        for graph in graph_files(manifest):
+            check_graph(folder / graph, folder)
+    identity = PackageId(name=manifest.package.name, version=manifest.package.version, digest=lock.digest)
+    return Package(folder=folder, manifest=manifest, id=identity)
+
+
+def graph_files(manifest: Manifest) -> tuple[str, ...]:
+    """The ONNX files of a package, in the order in which they run."""
+    prepare = [step.file for step in manifest.prepare if isinstance(step, PrepareGraph)]
+    model = [manifest.execute.file] if manifest.execute.backend == "onnx" else []
+    generate = [step.file for step in manifest.generate if isinstance(step, GenerateGraph)]
+    return tuple(prepare + model + generate)
+
+
+def is_package(path: Path) -> bool:
+    """Whether `path` looks like a packed package: a folder with a lock, or an archive."""
+    return is_archive(path) if path.is_file() else (path / "onward.lock").is_file()

@@ -1,0 +1,165 @@
+"""The records of a manifest: what `onward.toml` says, as frozen values.
+
+Knows nothing of TOML, files or graphs; `onward.package.manifest` reads and writes them. Attributes are the TOML
+keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal, TypeAlias
+
+from onward.types import Field
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackageInfo:
+    """`[package]`: what the package is called and what it does."""
+
+    name: str
+    version: str
+    task: str = "tensor"
+    licence: str = ""
+    description: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """`step = "table"`: scalar fields become one FP32 matrix [1, columns]; a category becomes its index."""
+
+    step: ClassVar[str] = "table"
+    columns: tuple[str, ...]
+    output: str = "features"
+    unknown: Literal["error", "nan"] = "error"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tokenize:
+    """`step = "tokenize"`: text becomes INT64 tensors [1, length]: token ids, mask and, third, token types."""
+
+    step: ClassVar[str] = "tokenize"
+    input: str
+    file: str = "tokenizer.json"
+    max_tokens: int = 256
+    outputs: tuple[str, ...] = ("input_ids", "attention_mask")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodeImage:
+    """`step = "decode_image"`: an image file becomes UINT8 [height, width, 3], RGB, turned as EXIF says."""
+
+    step: ClassVar[str] = "decode_image"
+    input: str
+    output: str = "pixels"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrepareGraph:
+    """`step = "graph"` in prepare: an ONNX graph run per item; its outputs have the batch dimension (1) first."""
+
+    step: ClassVar[str] = "graph"
+    file: str = "prepare.onnx"
+
+
+PrepareStep: TypeAlias = Table | Tokenize | DecodeImage | PrepareGraph
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Execute:
+    """`[execute]`: which backend runs the model, how many instances, with how many threads (0: all cores)."""
+
+    backend: Literal["onnx", "python"] = "onnx"
+    file: str = "model.onnx"
+    entry: str = ""
+    instances: int = 1
+    threads: int = 1
+    providers: tuple[str, ...] = ("cpu",)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerateGraph:
+    """`step = "graph"` in generate: a batched ONNX graph over the model's outputs."""
+
+    step: ClassVar[str] = "graph"
+    file: str = "generate.onnx"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Labels:
+    """`step = "labels"`: names the best scores. Without `indices`, `scores` is the full vector, sorted here."""
+
+    step: ClassVar[str] = "labels"
+    scores: str
+    indices: str = ""
+    file: str = "labels.txt"
+    top_k: int = 5
+    output: str = "label"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Named:
+    """`step = "named"`: a vector output becomes a mapping of name to value."""
+
+    step: ClassVar[str] = "named"
+    input: str
+    names: tuple[str, ...]
+
+
+GenerateStep: TypeAlias = GenerateGraph | Labels | Named
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batching:
+    """`[batching]`: how requests are run together. `pad` names tensors padded along axis 1 and the value."""
+
+    max_batch_size: int = 32
+    max_queue_delay_us: int = 0
+    mode: Literal["throughput", "invariant"] = "throughput"
+    pad: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """`[limits]`: what one request may ask for; checked before anything is allocated."""
+
+    body_bytes: int = 8_388_608
+    rows: int = 1024
+    pixels: int = 40_000_000
+    audio_s: float = 600.0
+    tokens: int = 8192
+    deadline_ms: int = 10_000
+    queue_rows: int = 2048
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """A whole `onward.toml`. `file` and `lines` say where it was read from; they play no part in equality."""
+
+    package: PackageInfo
+    inputs: tuple[Field, ...]
+    outputs: tuple[Field, ...]
+    prepare: tuple[PrepareStep, ...] = ()
+    execute: Execute = field(default_factory=Execute)
+    generate: tuple[GenerateStep, ...] = ()
+    batching: Batching = field(default_factory=Batching)
+    limits: Limits = field(default_factory=Limits)
+    file: str = field(default="onward.toml", compare=False, repr=False)
+    lines: Mapping[str, int] = field(default_factory=dict, compare=False, repr=False)
+
+    def where(self, key: str) -> str:
+        """The place of a key for an error: `onward.toml:12: input[2].datatype`.
+
+        A key that the text leaves out stands at the line of the nearest table around it.
+        """
+        return place(self.file, self.lines, key)
+
+
+def place(file: str, lines: Mapping[str, int], key: str) -> str:
+    """Where `key` stands in `file`, or where it would stand; see `Manifest.where`."""
+    around = key
+    while around and around not in lines:
+        cut = max(around.rfind("."), around.rfind("["))
+        around = around[:cut] if cut > 0 else ""
+    line = f":{lines[around]}" if around else ""
+    return f"{file}{line}: {key}" if key else f"{file}{line}"
