@@ -1,0 +1,78 @@
+"""Form one batch's tensors from many items' rows, and cut the answers apart again.
+
+Knows nothing of time or queues. A column of an item is an array with the item's rows first, or, straight from a JSON
+body, a flat list of numbers: many short lists turn into one array far faster together than each by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from onward.types import Array, TensorSpec
+
+Column: TypeAlias = Array | list[Any]
+
+
+def collate(
+    specs: Sequence[TensorSpec],
+    items: Sequence[Mapping[str, Column]],
+    rows: Sequence[int],
+    *,
+    pad: Mapping[str, int],
+    bucket: int,
+) -> dict[str, Array]:
+    """One tensor for each spec, the items' rows below each other: (bucket, …).
+
+    Tensors named in `pad` may differ in their second dimension and are filled up to the longest with the given value.
+    Rows beyond the last item repeat the first row: real values, so that no row of padding can produce an error.
+    """
+    feeds: dict[str, Array] = {}
+    for spec in specs:
+        columns = [item[spec.name] for item in items]
+        if len(columns) == 1 and not isinstance(columns[0], list):
+            tensor = columns[0]
+        elif spec.name in pad:
+            tensor = _stack_padded(columns, spec, rows, pad[spec.name])
+        else:
+            tensor = _stack(columns, spec, rows)
+        if len(tensor) < bucket:
+            tensor = np.concatenate([tensor, np.repeat(tensor[:1], bucket - len(tensor), axis=0)])
+        feeds[spec.name] = tensor
+    return feeds
+
+
+def _stack(columns: Sequence[Column], spec: TensorSpec, rows: Sequence[int]) -> Array:
+    # One reshape for all items is only right where every item's rows have the same, known size.
+    if -1 not in spec.shape[1:] and all(isinstance(column, list) for column in columns):
+        flat: list[Any] = columns[0] if len(columns) == 1 else [number for column in columns for number in column]  # type: ignore[assignment]
+        return np.array(flat, spec.dtype).reshape(sum(rows), *spec.shape[1:])
+    arrays = [
+        np.array(column, spec.dtype).reshape(count, *spec.shape[1:]) if isinstance(column, list) else column
+        for column, count in zip(columns, rows, strict=True)
+    ]
+    return np.concatenate(arrays)
+
+
+def _stack_padded(columns: Sequence[Column], spec: TensorSpec, rows: Sequence[int], value: int) -> Array:
+    arrays = [
+        np.array(column, spec.dtype).reshape(count, -1, *spec.shape[2:]) if isinstance(column, list) else column
+        for column, count in zip(columns, rows, strict=True)
+    ]
+    longest = max(array.shape[1] for array in arrays)
+    tensor = np.full((sum(rows), longest, *arrays[0].shape[2:]), value, spec.dtype)  # (rows, time, …)
+    start = 0
+    for array in arrays:
+        tensor[start : start + len(array), : array.shape[1]] = array
+        start += len(array)
+    return tensor
+
+
+def split(outputs: Sequence[Array], rows: Sequence[int]) -> Iterator[list[Array]]:
+    """The outputs of each item, in order: views of the batch's tensors."""
+    start = 0
+    for count in rows:
+        yield [output[start : start + count] for output in outputs]
+        start += count
