@@ -50,7 +50,7 @@ def write_archive(folder: Path, out: Path) -> Path:
                 entry = zipfile.ZipInfo(path, date_time=_EPOCH)
                 entry.create_system = 3  # Unix, on every system: the bytes must not depend on where they were made
                 entry.external_attr = (stat.S_IFREG | 0o644) << 16
-                # Text packs well; weights barely shrink, and stored bytes do not depend on the zlib in use.
+                # Weights barely shrink, and stored bytes do not depend on which zlib is in use.
                 entry.compress_type = zipfile.ZIP_STORED
                 with file.open("rb") as source, archive.open(entry, "w", force_zip64=True) as target:
                     shutil.copyfileobj(source, target, _CHUNK_BYTES)

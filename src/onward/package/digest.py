@@ -51,7 +51,12 @@ def package_files(folder: Path) -> dict[str, Path]:
 
     Raises `PackageError` for links, devices and names that may not be in a package (hidden, or not portable).
     """
-    found = dict(sorted(_walk(folder, "")))
+    found: dict[str, Path] = {}
+    for path, file in _walk(folder, ""):
+        found[path] = file
+        if len(found) > MAX_FILES:
+            raise PackageError("too many files", where=str(folder), expected=f"at most {MAX_FILES}")
+    found = dict(sorted(found.items()))
     folded: dict[str, str] = {}
     for path in found:
         other = folded.setdefault(path.casefold(), path)
@@ -65,7 +70,6 @@ def package_files(folder: Path) -> dict[str, Path]:
 
 
 def _walk(folder: Path, prefix: str) -> Iterator[tuple[str, Path]]:
-    count = 0
     with os.scandir(folder) as entries:
         for entry in entries:
             path = f"{prefix}{entry.name}"
@@ -80,11 +84,6 @@ def _walk(folder: Path, prefix: str) -> Iterator[tuple[str, Path]]:
             if entry.is_dir(follow_symlinks=False):
                 yield from _walk(Path(entry.path), f"{path}/")
             else:
-                count += 1
-                if count > MAX_FILES:
-                    raise PackageError(
-                        "too many files in one folder", where=str(folder), expected=f"at most {MAX_FILES}"
-                    )
                 yield path, Path(entry.path)
 
 
