@@ -58,10 +58,11 @@ _Span: TypeAlias = tuple[int, int]
 _Fields: TypeAlias = Iterator[tuple[int, int, int, int]]
 
 
-def check_graph(file: Path, folder: Path) -> None:
+def check_graph(file: Path, folder: Path) -> tuple[str, ...]:
     """Refuse an ONNX file that trains, needs foreign operators, or reads data outside the package `folder`.
 
-    Raises `RefusedGraph` naming the file, the node and what is wrong; also for a file that is not ONNX.
+    Returns the files of its external data, as paths from the ONNX file's folder, sorted. Raises `RefusedGraph`
+    naming the file, the node and what is wrong; also for a file that is not ONNX.
     """
     if not file.is_file() or file.is_symlink():
         raise RefusedGraph("no such file", where=str(file), expected="an ONNX file inside the package")
@@ -69,7 +70,9 @@ def check_graph(file: Path, folder: Path) -> None:
         if not file.stat().st_size:
             raise RefusedGraph("the file is empty", where=str(file), expected="an ONNX model")
         with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as buffer:
-            _Walker(buffer, where=str(file), graph_folder=file.parent, package=folder).model()
+            walker = _Walker(buffer, where=str(file), graph_folder=file.parent, package=folder)
+            walker.model()
+            return tuple(sorted(walker.external_files))
 
 
 def check_graph_bytes(data: bytes, where: str = "model") -> None:
@@ -85,6 +88,7 @@ class _Walker:
         self._package = package
         self._left = MAX_FIELDS
         self._functions: set[tuple[str, str]] = set()
+        self.external_files: set[str] = set()
 
     def model(self) -> None:
         whole = (0, len(self._buffer))
@@ -217,6 +221,7 @@ class _Walker:
         inside = is_inner_path(location) and file.resolve().is_relative_to(self._package.resolve())
         if not inside or file.is_symlink() or not file.is_file():
             self._refuse(f"{shown}, which is not a file of the package", "external data inside the package")
+        self.external_files.add(location)
 
     def _fields(self, span: _Span) -> _Fields:
         """The fields of one message: number, wire type, and start and end of its bytes (varints: value, 0)."""

@@ -1,0 +1,215 @@
+"""Packing: a trained model becomes a package, or an error that says why it may not.
+
+The flow: import the model as a draft → write its files → compare with the original → lock → run the package as it
+will be served and compare again → put it in place in one rename. Where anything fails, nothing is written.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from onward.errors import PackageError, UsageError
+from onward.package.archive import SUFFIX, write_archive
+from onward.package.assembly import assemble
+from onward.package.examples import Example, write_examples
+from onward.package.importers.draft import Draft
+from onward.package.importers.onnx import draft_of_onnx
+from onward.package.manifest import MANIFEST_FILE, NAME_PATTERN, VERSION_PATTERN, dump_manifest
+from onward.package.package import Package, open_package
+from onward.package.parity import compare, compare_labels
+from onward.package.records import PackageInfo
+from onward.package.tensors import GraphSession
+from onward.types import Array, Item, Result
+
+__all__ = ["RunPackage", "assemble", "pack"]
+
+RunPackage: TypeAlias = Callable[[Path, Sequence[Item]], Sequence[Result]]
+"""Opens the package in a folder and answers each item: what `Pipeline` does, given from above."""
+
+MAX_EXAMPLES = 5
+MAX_EXAMPLE_VALUES = 500_000
+MAX_PIPELINE_ROWS = 1024
+
+
+def pack(
+    source: Any,
+    out: Path,
+    *,
+    name: str = "",
+    version: str = "1.0.0",
+    sample: Any = None,
+    tolerance: float | None = None,
+    licence: str = "",
+    description: str = "",
+    run_package: RunPackage | None = None,
+) -> Package:
+    """Pack a trained model into the folder `out`, or an archive where `out` ends in `.onward`.
+
+    `source` is an ONNX file, a folder with a manifest, or a scikit-learn or LightGBM estimator; estimators need a
+    `sample` of at least three rows. Every output may differ from the original's by `tolerance` (1e-5 unless given),
+    times the original's size where that is above 1. `run_package` runs the finished package as it will be served,
+    to compare it too. Raises `ParityError` beyond the tolerance, `UsageError` where the call makes no sense,
+    `PackageError` where the model cannot be served, `MissingExtra` where a converter is not installed.
+    """
+    out = Path(out)
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise UsageError("there is something already", where=str(out), expected="a path that does not exist yet")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    workplace = Path(tempfile.mkdtemp(prefix=".packing-", dir=out.parent))
+    try:
+        folder = workplace / "package"
+        if isinstance(source, str | os.PathLike) and Path(source).is_dir():
+            shutil.copytree(source, folder)
+            assemble(folder)
+        else:
+            info = _info(source, name, version, licence, description)
+            draft = _draft(source, info, sample, tolerance)
+            _write(draft, folder)
+            assemble(folder, parity=_compare_graph(draft, folder))
+            if run_package is not None and draft.items:
+                _compare_package(draft, run_package, folder)
+        return _settle(folder, out)
+    finally:
+        shutil.rmtree(workplace, ignore_errors=True)
+
+
+def _info(source: Any, name: str, version: str, licence: str, description: str) -> PackageInfo:
+    given = Path(source).stem if isinstance(source, str | os.PathLike) else type(source).__name__
+    name = name or _name_of(given)
+    if not re.fullmatch(NAME_PATTERN, name):
+        expected = 'a lower-case letter, then up to 63 of a-z, 0-9, "_" and "-"'
+        raise UsageError("not a package name", expected=expected, found=f'"{name}"')
+    if not re.fullmatch(VERSION_PATTERN, version):
+        raise UsageError("not a version", expected='one to four dotted numbers, such as "1.0.0"', found=f'"{version}"')
+    return PackageInfo(name=name, version=version, licence=licence, description=description)
+
+
+def _name_of(text: str) -> str:
+    """A package name made of a file or class name: `HistGradientBoosting` → `hist-gradient-boosting`."""
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", text).lower()
+    name = re.sub(r"[^a-z0-9_-]+", "-", words).strip("-_")
+    return (name if name[:1].isalpha() else f"model-{name}")[:64].strip("-_")
+
+
+def _draft(source: Any, info: PackageInfo, sample: Any, tolerance: float | None) -> Draft:
+    if isinstance(source, str | os.PathLike):
+        file = Path(source)
+        if not file.is_file():
+            raise UsageError("no such file", where=str(file), expected="an ONNX file, or a folder with a manifest")
+        if file.suffix.lower() != ".onnx":
+            expected = "an .onnx file, a folder with a manifest or, from Python, an estimator"
+            raise UsageError("cannot pack this kind of file", where=str(file), expected=expected)
+        return draft_of_onnx(file, info, sample=sample, tolerance=tolerance)
+    families = [module.split(".")[0] for module in (base.__module__ for base in type(source).__mro__)]
+    if sample is None:
+        raise UsageError("packing an estimator needs a sample", expected="sample=: rows to compare its answers on")
+    if "lightgbm" in families:
+        from onward.package.importers.lightgbm import draft_of_lightgbm
+
+        return draft_of_lightgbm(source, info, sample=sample, tolerance=tolerance)
+    if "sklearn" in families:
+        from onward.package.importers.sklearn import draft_of_sklearn
+
+        return draft_of_sklearn(source, info, sample=sample, tolerance=tolerance)
+    expected = "an ONNX file, a folder with a manifest, or a scikit-learn or LightGBM estimator"
+    raise UsageError("cannot pack this", expected=expected, found=f"{type(source).__module__}.{type(source).__name__}")
+
+
+def _write(draft: Draft, folder: Path) -> None:
+    folder.mkdir()
+    for path, contents in draft.files.items():
+        file = folder / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(contents, Path):
+            shutil.copyfile(contents, file)
+        else:
+            file.write_bytes(contents)
+    (folder / MANIFEST_FILE).write_text(dump_manifest(draft.manifest), encoding="utf-8", newline="\n")
+    examples = _examples(draft)
+    if examples:
+        write_examples(folder, examples)
+
+
+def _examples(draft: Draft) -> list[Example]:
+    """Golden examples from rows spread over the sample, with the original's outputs."""
+    examples: list[Example] = []
+    values = 0
+    for row in _spread(len(draft.items), MAX_EXAMPLES):
+        tensors = {name: tensor[row] for name, tensor in draft.reference.items() if row < len(tensor)}
+        values += sum(np.size(value) for value in (*draft.items[row].values(), *tensors.values()))
+        if not tensors or values > MAX_EXAMPLE_VALUES:
+            break
+        tied = draft.labels and _is_tied(draft.reference[draft.label_scores][row], draft.tolerance)
+        examples.append(
+            Example(
+                name=f"sample row {row}",
+                input=draft.items[row],
+                answer={"label": draft.labels[row]} if draft.labels and not tied else {},
+                tensors=tensors,
+                tolerance=max(draft.tolerance, 1e-5),
+            )
+        )
+    return examples
+
+
+def _is_tied(scores: Array, tolerance: float) -> bool:
+    best = np.sort(scores)[::-1]
+    return len(best) > 1 and bool(best[0] - best[1] <= 2 * tolerance * max(1.0, abs(float(best[0]))))
+
+
+def _spread(count: int, most: int) -> list[int]:
+    return sorted({int(row) for row in np.linspace(0, count - 1, min(count, most))}) if count else []
+
+
+def _compare_graph(draft: Draft, folder: Path) -> Mapping[str, Any]:
+    """Compare the packed model with the original on the whole sample; returns the bounds to state in the lock."""
+    if not draft.reference:
+        return {}
+    rows = len(next(iter(draft.reference.values())))
+    session = GraphSession(folder / draft.manifest.execute.file)
+    step = draft.manifest.batching.max_batch_size
+    parts = [
+        session.run({name: array[start : start + step] for name, array in draft.feeds.items()})
+        for start in range(0, rows, step)
+    ]
+    packed = {name: np.concatenate([part[name] for part in parts]) for name in draft.reference}
+    differences = compare(draft.reference, packed, tolerance=draft.tolerance)
+    return {
+        "level": "bounded",
+        "rows": rows,
+        "tolerance": draft.tolerance,
+        "max_difference": differences,
+    }
+
+
+def _compare_package(draft: Draft, run_package: RunPackage, folder: Path) -> None:
+    """Run the package as it will be served, on rows spread over the sample, and compare with the original."""
+    rows = _spread(min(len(draft.items), len(next(iter(draft.reference.values())))), MAX_PIPELINE_ROWS)
+    results = run_package(folder, [draft.items[row] for row in rows])
+    if len(results) != len(rows):
+        raise PackageError("the package did not answer every row", expected=str(len(rows)), found=str(len(results)))
+    packed = {name: np.concatenate([result.tensors[name] for result in results]) for name in draft.reference}
+    reference = {name: tensor[rows] for name, tensor in draft.reference.items()}
+    compare(reference, packed, tolerance=draft.tolerance)
+    if draft.labels:
+        labels = [draft.labels[row] for row in rows]
+        answers = [result.answer.get("label", "") for result in results]
+        compare_labels(labels, answers, reference[draft.label_scores], tolerance=draft.tolerance)
+
+
+def _settle(folder: Path, out: Path) -> Package:
+    if out.suffix == SUFFIX:
+        write_archive(folder, out)
+        return open_package(out)
+    if out.exists():
+        out.rmdir()  # empty, or it would have been refused: os.rename does not replace folders on every system
+    os.rename(folder, out)
+    return open_package(out, verify=False)
