@@ -268,7 +268,7 @@ def main(arguments: list[str]) -> int:
     except Refused as error:
         print(error, file=sys.stderr)
         return REFUSED
-    except Exception as error:  # a malformed pickle may raise anything; all of it means the same to the parent
+    except Exception as error:  # noqa: BLE001  # a malformed pickle may raise anything; all of it means the same to the parent
         print(f"the file is malformed: {type(error).__name__}: {error}", file=sys.stderr)
         return REFUSED
     return 0
