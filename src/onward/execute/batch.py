@@ -21,7 +21,7 @@ def collate(
     items: Sequence[Mapping[str, Column]],
     rows: Sequence[int],
     *,
-    pad: Mapping[str, int],
+    pad: Mapping[str, float],
     bucket: int,
 ) -> dict[str, Array]:
     """One tensor for each spec, the items' rows below each other: (bucket, …).
@@ -56,7 +56,7 @@ def _stack(columns: Sequence[Column], spec: TensorSpec, rows: Sequence[int]) -> 
     return np.concatenate(arrays)
 
 
-def _stack_padded(columns: Sequence[Column], spec: TensorSpec, rows: Sequence[int], value: int) -> Array:
+def _stack_padded(columns: Sequence[Column], spec: TensorSpec, rows: Sequence[int], value: float) -> Array:
     arrays = [
         np.array(column, spec.dtype).reshape(count, -1, *spec.shape[2:]) if isinstance(column, list) else column
         for column, count in zip(columns, rows, strict=True)
