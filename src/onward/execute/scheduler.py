@@ -150,6 +150,12 @@ class Scheduler:
             seconds_per_row = _SMOOTHING * seconds_per_row + (1 - _SMOOTHING) * self._seconds_per_row
         self._seconds_per_row = seconds_per_row
 
+    def alone(self, work: Work, now_s: float) -> Batch:
+        """A batch of one for work of a failed batch (after `done`): what failed may have been its neighbour."""
+        self.running += 1
+        work.state = State.RUNNING
+        return Batch([work], work.rows, self._bucket(work.rows), now_s)
+
     def expire(self, now_s: float) -> list[Work]:
         """Take the work whose deadline has passed out of the queue, with what `next_batch` found so before."""
         for key, queue in list(self._queues.items()):
@@ -168,6 +174,11 @@ class Scheduler:
     def retry_after_s(self) -> float:
         """How long the rows that wait now will take to drain, at the rate seen lately."""
         return max(self.queued_rows * self._seconds_per_row / self.instances, 0.001)
+
+    @property
+    def found_expired(self) -> bool:
+        """Whether `expire` has something to hand over without looking."""
+        return bool(self._expired)
 
     @property
     def idle(self) -> bool:

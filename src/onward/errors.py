@@ -1,0 +1,220 @@
+"""The error tree: every error has a stable code, an HTTP status and an exit code, and says what would be right.
+
+Codes are part of the public interface (`docs/reference/errors.md`); messages are not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+
+class OnwardError(Exception):
+    """Something went wrong in Onward."""
+
+    code: ClassVar[str] = "INTERNAL"
+    status: ClassVar[int] = 500
+    exit_code: ClassVar[int] = 70
+
+    def __init__(self, message: str = "", *, where: str = "", expected: str = "", found: str = "") -> None:
+        self.message = message or (type(self).__doc__ or "").strip()
+        self.where = where
+        self.expected = expected
+        self.found = found
+        super().__init__(self.message)
+
+    def __str__(self) -> str:
+        parts = [f"{self.where}: {self.message}" if self.where else self.message]
+        if self.expected:
+            parts.append(f"expected {self.expected}")
+        if self.found:
+            parts.append(f"found {self.found}")
+        return "; ".join(parts)
+
+    def as_dict(self) -> Mapping[str, Any]:
+        """The error as a body for machines: stable code, message and, where known, field, expected and found."""
+        named = {"code": self.code, "message": str(self), "field": self.where}
+        named |= {"expected": self.expected, "found": self.found}
+        return {key: value for key, value in named.items() if value}
+
+
+class InputError(OnwardError):
+    """The input does not fit the package's signature."""
+
+    code = "INVALID_INPUT"
+    status = 400
+    exit_code = 65
+
+
+class MissingInput(InputError):
+    """An input that the package needs is missing."""
+
+    code = "MISSING_INPUT"
+
+
+class UnknownInput(InputError):
+    """An input has a name that the package does not know."""
+
+    code = "UNKNOWN_INPUT"
+
+
+class WrongDatatype(InputError):
+    """An input has another datatype than the signature says."""
+
+    code = "WRONG_DATATYPE"
+
+
+class WrongShape(InputError):
+    """An input has another shape than the signature says."""
+
+    code = "WRONG_SHAPE"
+
+
+class OutOfRange(InputError):
+    """A value lies outside the range that the signature allows."""
+
+    code = "OUT_OF_RANGE"
+
+
+class UnknownOutput(InputError):
+    """An output was requested that the package does not have."""
+
+    code = "UNKNOWN_OUTPUT"
+
+
+class MalformedBody(InputError):
+    """The body could not be read in the form its headers promise."""
+
+    code = "MALFORMED_BODY"
+
+
+class CorruptMedia(InputError):
+    """An image or audio clip could not be decoded."""
+
+    code = "CORRUPT_MEDIA"
+
+
+class UnsupportedMedia(InputError):
+    """The package does not take input of this media type."""
+
+    code = "UNSUPPORTED_MEDIA"
+    status = 415
+
+
+class TooLarge(InputError):
+    """The input is larger than the package's limits allow."""
+
+    code = "TOO_LARGE"
+    status = 413
+
+
+class NotFound(OnwardError):
+    """There is nothing of that name here."""
+
+    code = "NOT_FOUND"
+    status = 404
+    exit_code = 66
+
+
+class ModelNotFound(NotFound):
+    """The repository has no such model or version."""
+
+    code = "MODEL_NOT_FOUND"
+
+
+class PackageError(OnwardError):
+    """The package is not valid."""
+
+    code = "INVALID_PACKAGE"
+    status = 500
+    exit_code = 65
+
+
+class ManifestError(PackageError):
+    """The manifest is not valid."""
+
+    code = "INVALID_MANIFEST"
+
+
+class DigestMismatch(PackageError):
+    """A file of the package is not what `onward.lock` says."""
+
+    code = "DIGEST_MISMATCH"
+
+
+class RefusedGraph(PackageError):
+    """The graph may not be served."""
+
+    code = "REFUSED_GRAPH"
+
+
+class ParityError(PackageError):
+    """The packed model's answers differ from the original's beyond the tolerance."""
+
+    code = "PARITY"
+
+
+class GoldenExampleFailed(PackageError):
+    """A golden example does not give the output that the package promises."""
+
+    code = "GOLDEN_EXAMPLE_FAILED"
+
+
+class MissingExtra(OnwardError):
+    """An optional part of Onward is needed and not installed."""
+
+    code = "MISSING_EXTRA"
+    status = 500
+    exit_code = 69
+
+
+class Unavailable(OnwardError):
+    """The model is not ready."""
+
+    code = "NOT_READY"
+    status = 503
+    exit_code = 69
+
+
+class Overloaded(OnwardError):
+    """The queue is full."""
+
+    code = "QUEUE_FULL"
+    status = 429
+    exit_code = 75
+
+    def __init__(self, message: str = "", *, retry_after_s: float = 1.0, **details: str) -> None:
+        super().__init__(message, **details)
+        self.retry_after_s = retry_after_s
+
+
+class DeadlineExceeded(OnwardError):
+    """The deadline passed before the answer was ready."""
+
+    code = "DEADLINE_EXCEEDED"
+    status = 504
+    exit_code = 75
+
+
+class Cancelled(OnwardError):
+    """The caller left before the answer was ready."""
+
+    code = "CANCELLED"
+    status = 499
+    exit_code = 75
+
+
+class ExecutionError(OnwardError):
+    """The model failed on this input."""
+
+    code = "EXECUTION_FAILED"
+    status = 500
+    exit_code = 70
+
+
+class UsageError(OnwardError):
+    """The command was called in a way it does not understand."""
+
+    code = "USAGE"
+    status = 400
+    exit_code = 64

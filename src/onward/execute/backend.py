@@ -1,0 +1,64 @@
+"""The two protocols a model runs behind: `Batched`, where we form the batches, and `Streaming`, where the engine does.
+
+Knows nothing of packages, files or HTTP. A backend is driven from one thread at a time per instance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from onward.types import Array, CancelToken, Event, Item, TensorSpec
+
+
+@runtime_checkable
+class Batched(Protocol):
+    """A model that answers a whole batch in one forward pass.
+
+    The first dimension of every input and output tensor is the batch (rows). Row i of every output depends on
+    row i of the inputs alone.
+    """
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """The tensors it takes."""
+        ...
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """The tensors it can give."""
+        ...
+
+    def run(self, feeds: Mapping[str, Array], fetches: Sequence[str]) -> list[Array]:
+        """One forward pass: the named outputs, in the order asked for. Raises `ExecutionError`."""
+        ...
+
+    def close(self) -> None:
+        """Free what it holds; idempotent. `run` must not be called afterwards."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admission:
+    """What a streaming engine says a request will cost before it starts: tokens to read and, at most, to write."""
+
+    prompt_tokens: int
+    max_new_tokens: int
+
+
+@runtime_checkable
+class Streaming(Protocol):
+    """An engine that schedules by itself: we admit, count tokens, hand events on and cancel."""
+
+    def admit(self, item: Item) -> Admission:
+        """Check the item and count its cost in tokens. Raises `InputError` or `TooLarge`."""
+        ...
+
+    def stream(self, item: Item, cancel: CancelToken) -> Iterator[Event]:
+        """The answer, piece by piece; the last event has kind "end". Ends within one step of `cancel`."""
+        ...
+
+    def close(self) -> None:
+        """Free what it holds; idempotent."""
+        ...

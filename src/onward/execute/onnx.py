@@ -1,0 +1,112 @@
+"""ONNX graphs on onnxruntime, as a `Batched` backend.
+
+Knows nothing of packages: it is given a file. onnxruntime frees the GIL while it runs and keeps no state between runs,
+so one session may serve several threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import onnxruntime as ort
+
+from onward.errors import MissingExtra, RefusedGraph
+from onward.errors import ExecutionError
+from onward.types import Array, TensorSpec
+
+_DATATYPE_OF_ONNX: Mapping[str, str] = {
+    "tensor(bool)": "BOOL",
+    "tensor(uint8)": "UINT8",
+    "tensor(uint16)": "UINT16",
+    "tensor(uint32)": "UINT32",
+    "tensor(uint64)": "UINT64",
+    "tensor(int8)": "INT8",
+    "tensor(int16)": "INT16",
+    "tensor(int32)": "INT32",
+    "tensor(int64)": "INT64",
+    "tensor(float16)": "FP16",
+    "tensor(float)": "FP32",
+    "tensor(double)": "FP64",
+    "tensor(string)": "BYTES",
+}
+_PROVIDERS: Mapping[str, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+
+def tensor_spec(node: Any) -> TensorSpec:
+    """The signature of one graph input or output, symbolic dimensions as -1."""
+    datatype = _DATATYPE_OF_ONNX.get(node.type)
+    if datatype is None:
+        raise RefusedGraph(
+            f"tensor {node.name!r} has type {node.type}", expected="a tensor with an Open Inference Protocol datatype"
+        )
+    shape = tuple(size if isinstance(size, int) and size >= 0 else -1 for size in node.shape or ())
+    return TensorSpec(name=node.name, datatype=datatype, shape=shape)
+
+
+class OnnxBackend:
+    """One onnxruntime session. `threads` is the size of its intra-op pool; 0 takes all cores."""
+
+    def __init__(self, file: Path, *, threads: int = 1, providers: Sequence[str] = ("cpu",)) -> None:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        # A pool that spins between runs takes the core that the HTTP loop needs.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            self._session = ort.InferenceSession(str(file), options, providers=_provider_names(providers))
+        except Exception as error:  # onnxruntime raises its own classes, derived from Exception
+            raise RefusedGraph(f"{file.name} could not be loaded: {_first_line(error)}") from error
+        self.file = file
+        self._run = self._session.run
+        self._inputs = tuple(tensor_spec(node) for node in self._session.get_inputs())
+        self._outputs = tuple(tensor_spec(node) for node in self._session.get_outputs())
+        # Outputs that only some requests ask for must cost nothing to the others.
+        self._options = ort.RunOptions()
+        self._options.only_execute_path_to_fetches = True
+        self._options.log_severity_level = 4
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """The graph's inputs."""
+        return self._inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """The graph's outputs."""
+        return self._outputs
+
+    @property
+    def providers(self) -> tuple[str, ...]:
+        """The execution providers in use, first choice first."""
+        return tuple(self._session.get_providers())
+
+    def run(self, feeds: Mapping[str, Array], fetches: Sequence[str]) -> list[Array]:
+        """One forward pass; a failure inside the graph is an `ExecutionError`."""
+        try:
+            return self._run(fetches, feeds, self._options)  # type: ignore[no-any-return]
+        except Exception as error:
+            raise ExecutionError(_first_line(error)) from error
+
+    def close(self) -> None:
+        """Nothing to do: the session is freed with the object."""
+
+
+def _provider_names(providers: Sequence[str]) -> list[str]:
+    available = set(ort.get_available_providers())
+    names = []
+    for provider in providers:
+        name = _PROVIDERS.get(provider, provider)
+        if name not in available:
+            raise MissingExtra(
+                f"execution provider {provider!r} is not in this onnxruntime build",
+                expected=", ".join(sorted(key for key, value in _PROVIDERS.items() if value in available)),
+            )
+        names.append(name)
+    return names
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,87 @@
+"""The third step of inference: from the graphs' numbers to what a person reads.
+
+Scores already are probabilities and already are sorted where the graph says so; here they only get names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onward.errors import PackageError
+from onward.package.manifest import GenerateGraph, Labels, Manifest, Named
+from onward.types import Array, Field
+
+
+class Generation:
+    """Makes the answer of one item from its rows of the outputs."""
+
+    def __init__(self, manifest: Manifest, folder: Path) -> None:
+        self._fields = manifest.outputs
+        self._labels: dict[str, tuple[Labels, list[str]]] = {}
+        self._named: dict[str, Named] = {}
+        self._hidden: set[str] = set()
+        for step in manifest.generate:
+            if isinstance(step, Labels):
+                names = (folder / step.file).read_text("utf-8").splitlines()
+                self._labels[step.scores] = (step, names)
+                self._hidden |= {step.scores, step.indices}
+            elif isinstance(step, Named):
+                self._named[step.input] = step
+            elif not isinstance(step, GenerateGraph):
+                raise PackageError(f"there is no generate step {type(step).__name__}")
+
+    def __call__(self, tensors: Mapping[str, Array], requested: frozenset[str] = frozenset()) -> dict[str, Any]:
+        """The answer from {output: (1, …)}; outputs that a label stands for appear only when requested."""
+        answer: dict[str, Any] = {}
+        for name, tensor in tensors.items():
+            row = tensor[0]
+            if name in self._labels:
+                answer |= self._label(row, tensors, *self._labels[name])
+            if name in self._named:
+                step = self._named[name]
+                answer[name] = dict(zip(step.names, row.tolist(), strict=True))
+            elif name not in self._hidden or name in requested:
+                answer[name] = plain(row)
+        return answer
+
+    def _label(
+        self, scores: Array, tensors: Mapping[str, Array], step: Labels, names: list[str]
+    ) -> dict[str, Any]:
+        if step.indices:
+            indices = tensors[step.indices][0][: step.top_k].tolist()
+            best = scores[: step.top_k].tolist()
+        else:
+            order = np.argsort(-scores, kind="stable")[: step.top_k]
+            indices, best = order.tolist(), scores[order].tolist()
+        labels = [
+            {step.output: names[index], "score": score} for index, score in zip(indices, best, strict=True)
+        ]
+        return {step.output: names[indices[0]], "score": best[0], f"{step.output}s": labels}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The output fields' names."""
+        return tuple(field.name for field in self._fields)
+
+
+def plain(array: Array) -> Any:
+    """An array as JSON can hold it: numbers, lists, and text for BYTES."""
+    value = array.tolist() if isinstance(array, np.ndarray | np.generic) else array
+    return _text(value)
+
+
+def _text(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    if isinstance(value, list) and value and not isinstance(value[0], int | float):
+        return [_text(element) for element in value]
+    return value
+
+
+def default_outputs(fields: tuple[Field, ...]) -> tuple[str, ...]:
+    """The outputs that are computed for everyone."""
+    return tuple(field.name for field in fields if not field.on_request)

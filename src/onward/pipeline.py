@@ -1,0 +1,210 @@
+"""The story on one page: open a package, then prepare → execute → generate → decide for every input.
+
+Every runner is a thin shell on this: `serve` puts a scheduler between prepare and execute, `batch` reads and writes
+files around it, and calling a pipeline does all of it for one input, here and now.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from onward.errors import InputError, UnknownOutput
+from onward.execute.backend import Batched
+from onward.execute.batch import collate, split
+from onward.generate.answer import Generation, default_outputs
+from onward.package.examples import check_example, read_examples
+from onward.package.manifest import GenerateGraph, PrepareGraph
+from onward.package.package import Package, open_package
+from onward.package.signature import signature_of
+from onward.prepare.steps import Preparation
+from onward.types import Array, CancelToken, Decision, Event, Input, Item, Prepared, Result, Signature, TensorSpec
+
+
+class Policy(Protocol):
+    """Decides what a result means for the business; pure, so that a decision can be recomputed from its inputs."""
+
+    def decide(self, result: Result, item: Item) -> Decision:
+        """The decision for one result."""
+        ...
+
+
+class Pipeline:
+    """A package, opened: call it with an input to get a `Result`. Never changes the package."""
+
+    def __init__(self, package: Package, *, policy: Policy | None = None) -> None:
+        manifest = package.manifest
+        self.package = package
+        self.manifest = manifest
+        self.policy = policy
+        self.model = _model(package)
+        self._after = _graph(package, GenerateGraph)
+        before = _graph(package, PrepareGraph)
+        self.signature: Signature = signature_of(
+            manifest,
+            self.model.inputs,
+            (self._after or self.model).outputs,
+            prepare_inputs=before.inputs if before else None,
+            prepare_outputs=before.outputs if before else None,
+            model_outputs=self.model.outputs,
+            generate_inputs=self._after.inputs if self._after else None,
+            folder=package.folder,
+        )
+        self.prepare = Preparation(manifest, package.folder, graph=_callable(before) if before else None)
+        self.generate = Generation(manifest, package.folder)
+        self.default_fetches = self.fetches()
+
+    @classmethod
+    def open(cls, path: str | Path, *, check: bool = True) -> Pipeline:
+        """Open a package folder or archive: verify its digests, load it and, unless told not to, run its examples."""
+        pipeline = cls(open_package(Path(path)))
+        if check:
+            pipeline.check_examples()
+        return pipeline
+
+    def __call__(self, value: Input, *, outputs: Sequence[str] = ()) -> Result:
+        """Answer one input. `outputs` adds outputs that are computed only on request."""
+        return self.batch([value], outputs=outputs)[0]
+
+    def batch(self, values: Sequence[Input], *, outputs: Sequence[str] = ()) -> list[Result]:
+        """Answer several inputs, in order, run together as far as `max_batch_size` allows."""
+        fetches = self.fetches(outputs)
+        items = [self.item(value) for value in values]
+        prepared = [self.prepare(item) for item in items]
+        rows = self.execute(prepared, fetches)
+        return [
+            self.finish(item, dict(zip(fetches, tensors, strict=True)), outputs)
+            for item, tensors in zip(items, rows, strict=True)
+        ]
+
+    def stream(self, value: Input, cancel: CancelToken) -> Iterator[Event]:
+        """The answer as events; a batched model has just the last one."""
+        result = self(value)
+        if not cancel.cancelled:
+            yield Event(kind="end", result=result)
+
+    def item(self, value: Input) -> Item:
+        """What a person passed, as an item: a bare value stands for the only input field."""
+        if isinstance(value, Mapping):
+            return value
+        fields = self.manifest.inputs
+        if len(fields) == 1:
+            return {fields[0].name: value}
+        raise InputError(
+            "this package has several inputs",
+            expected=f"a mapping with {', '.join(field.name for field in fields)}",
+            found=type(value).__name__,
+        )
+
+    def fetches(self, outputs: Sequence[str] = ()) -> tuple[str, ...]:
+        """The outputs to compute: the default ones and those asked for. Raises `UnknownOutput`."""
+        names = self.generate.names
+        for output in outputs:
+            if output not in names:
+                raise UnknownOutput(where=output, expected=f"one of {', '.join(names)}", found=repr(output))
+        default = default_outputs(self.manifest.outputs)
+        return tuple(name for name in names if name in default or name in outputs)
+
+    def execute(self, prepared: Sequence[Prepared], fetches: Sequence[str]) -> list[list[Array]]:
+        """Run prepared items in batches of at most `max_batch_size` rows; the fetched rows of each, in order."""
+        answers: list[list[Array]] = []
+        limit = self.manifest.batching.max_batch_size
+        for group in _groups(prepared, limit, self._shape_key):
+            rows = [item.rows for item in group]
+            feeds = self.collate([item.tensors for item in group], rows, bucket=sum(rows))
+            answers.extend(split(self.run(feeds, fetches), rows))
+        return answers
+
+    def collate(
+        self, items: Sequence[Mapping[str, Array | list[Any]]], rows: Sequence[int], *, bucket: int
+    ) -> dict[str, Array]:
+        """The tensors of one batch from its items' tensors."""
+        return collate(self.model.inputs, items, rows, pad=self.manifest.batching.pad, bucket=bucket)
+
+    def run(self, feeds: Mapping[str, Array], fetches: Sequence[str]) -> list[Array]:
+        """One forward pass of the model and the generate graph over one batch."""
+        if self._after is None:
+            return self.model.run(feeds, fetches)
+        names = [spec.name for spec in self._after.inputs]
+        middle = dict(zip(names, self.model.run(feeds, names), strict=True))
+        return self._after.run(middle, fetches)
+
+    def finish(self, item: Item, tensors: Mapping[str, Array], outputs: Sequence[str] = ()) -> Result:
+        """Generate the answer of one item from its output rows, and decide where there is a policy."""
+        answer = self.generate(tensors, frozenset(outputs))
+        result = Result(answer=answer, tensors=tensors, package=self.package.id)
+        if self.policy is not None:
+            result = replace(result, decision=self.policy.decide(result, item))
+        return result
+
+    def check_examples(self) -> int:
+        """Run the golden examples: warm-up and check in one. Raises `GoldenExampleFailed`; returns their number."""
+        examples = read_examples(self.package.folder)
+        for example in examples:
+            asked = [name for name in example.tensors if name in self.generate.names]
+            asked += [name for name in example.answer if name in self.generate.names]
+            check_example(example, self(example.input, outputs=asked))
+        return len(examples)
+
+    def warm_up(self) -> None:
+        """Run the model once on zeros where the package brings no examples: the first caller should not pay for it."""
+        feeds = {spec.name: _zeros(spec) for spec in self.model.inputs}
+        self.run(feeds, self.default_fetches)
+
+    def close(self) -> None:
+        """Free the backends."""
+        self.model.close()
+
+    def _shape_key(self, item: Prepared) -> tuple[tuple[int, ...], ...]:
+        pad = self.manifest.batching.pad
+        return tuple(tensor.shape[1:] for name, tensor in item.tensors.items() if name not in pad)
+
+
+def _groups(prepared: Sequence[Prepared], limit: int, key: Any) -> Iterator[list[Prepared]]:
+    """Neighbours of equal shape, up to `limit` rows together."""
+    group: list[Prepared] = []
+    rows = 0
+    for item in prepared:
+        if group and (rows + item.rows > limit or key(item) != key(group[0])):
+            yield group
+            group, rows = [], 0
+        group.append(item)
+        rows += item.rows
+    if group:
+        yield group
+
+
+def _model(package: Package) -> Batched:
+    execute = package.manifest.execute
+    if execute.backend == "python":
+        from onward.execute.python import PythonBackend
+
+        return PythonBackend.of(package.folder, package.manifest)
+    from onward.execute.onnx import OnnxBackend
+
+    return OnnxBackend(package.folder / execute.file, threads=execute.threads, providers=execute.providers)
+
+
+def _graph(package: Package, kind: type[PrepareGraph] | type[GenerateGraph]) -> Batched | None:
+    from onward.execute.onnx import OnnxBackend
+
+    for step in (*package.manifest.prepare, *package.manifest.generate):
+        if isinstance(step, kind):
+            return OnnxBackend(package.folder / step.file, threads=1)
+    return None
+
+
+def _callable(graph: Batched) -> Any:
+    names = [spec.name for spec in graph.outputs]
+    return lambda tensors: dict(zip(names, graph.run(tensors, names), strict=True))
+
+
+def _zeros(spec: TensorSpec) -> Array:
+    shape = [1 if size == -1 else size for size in spec.shape]
+    if spec.datatype == "BYTES":
+        return np.full(shape, b"", dtype=object)
+    return np.zeros(shape, spec.dtype)

@@ -1,0 +1,78 @@
+"""The first step of inference: bring one item to the form the model was trained on, as the manifest says.
+
+Host steps first (tables, tokenising, image decoding), then at most one graph that every runner shares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeAlias
+
+from onward.errors import PackageError
+from onward.package.manifest import DecodeImage, Manifest, PrepareGraph, Table, Tokenize
+from onward.prepare.fields import check_names, field_array
+from onward.prepare.tabular import TablePreparation
+from onward.types import Array, Item, Prepared
+
+HostStep: TypeAlias = Callable[[Item], dict[str, Array]]
+Graph: TypeAlias = Callable[[dict[str, Array]], dict[str, Array]]
+
+
+class Preparation:
+    """Turns an item into the tensors of the batched graph, one row each."""
+
+    def __init__(self, manifest: Manifest, folder: Path, *, graph: Graph | None) -> None:
+        self.fields = manifest.inputs
+        self._pad = frozenset(manifest.batching.pad)
+        self._steps = [
+            _host_step(step, manifest, folder) for step in manifest.prepare if not isinstance(step, PrepareGraph)
+        ]
+        used = {name for step in manifest.prepare for name in _consumed(step)}
+        # What no step reads goes to the graph as it is.
+        self._values = tuple(field for field in self.fields if field.name not in used)
+        self._graph = graph
+        # The whole preparation is one table: a JSON body may be decoded straight into its row.
+        only = self._steps[0] if len(self._steps) == 1 and graph is None and not self._values else None
+        self.table = only if isinstance(only, TablePreparation) else None
+
+    def __call__(self, item: Item) -> Prepared:
+        """Prepare one item. Raises `InputError`."""
+        check_names(self.fields, item)
+        tensors: dict[str, Array] = {}
+        for field in self._values:
+            tensors[field.name] = field_array(field, item.get(field.name, field.default))
+        if self._graph is None:
+            tensors = {name: tensor[None] for name, tensor in tensors.items()}
+        for step in self._steps:
+            tensors |= step(item)
+        if self._graph is not None:
+            tensors = self._graph(tensors)
+        length = max((tensors[name].shape[1] for name in self._pad), default=0)
+        return Prepared(tensors=tensors, length=length)
+
+
+def _consumed(step: object) -> tuple[str, ...]:
+    if isinstance(step, Table):
+        return step.columns
+    if isinstance(step, Tokenize | DecodeImage):
+        return (step.input,)
+    return ()
+
+
+def _host_step(step: object, manifest: Manifest, folder: Path) -> HostStep:
+    if isinstance(step, Table):
+        return TablePreparation(
+            manifest.inputs, columns=step.columns, output=step.output, unknown=step.unknown
+        )
+    if isinstance(step, Tokenize):
+        from onward.prepare.text import TokenizePreparation
+
+        return TokenizePreparation(
+            folder / step.file, input=step.input, max_tokens=step.max_tokens, outputs=step.outputs
+        )
+    if isinstance(step, DecodeImage):
+        from onward.prepare.image import DecodeImagePreparation
+
+        return DecodeImagePreparation(input=step.input, output=step.output, max_pixels=manifest.limits.pixels)
+    raise PackageError(f"there is no prepare step {type(step).__name__}")

@@ -1,0 +1,270 @@
+"""Everything that is not an inference request on its short way: health, metadata, metrics, the page, ASGI's way in.
+
+Plain Starlette. Inference requests come here only when the fast path leaves them (multipart bodies, escaped paths, an
+unknown model).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from starlette.applications import Starlette
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import Route as StarletteRoute
+
+import onward
+from onward.errors import MalformedBody, NotFound, OnwardError, TooLarge, UnsupportedMedia
+from onward.runners.serve import http, plain
+from onward.runners.serve.models import Models
+from onward.runners.serve.served import ServedModel
+from onward.telemetry import ModelCollector
+from onward.types import Field, TensorSpec
+
+_PAGE = Path(__file__).parent / "page"
+_PAGE_FILES = {"page.js": "text/javascript", "page.css": "text/css", "icon.svg": "image/svg+xml"}
+_PAGE_HEADERS = {
+    "content-security-policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+}
+
+
+class AsgiExchange(http.Exchange):
+    """An exchange whose answer leaves through ASGI."""
+
+    __slots__ = ("response",)
+
+    def __init__(self, route: http.Route, request: Request) -> None:
+        super().__init__(None, route, list(request.headers.raw), request.url.query.encode(), keep_alive=True)  # type: ignore[arg-type]
+        self.response: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
+
+    def respond(self, body: bytes, content_type: bytes = b"application/json", *, status: int = 200,
+                headers: http.Headers | None = None) -> None:  # fmt: skip
+        """Hand the answer over."""
+        if self.response.done():
+            return
+        named = {name.decode("latin-1"): value.decode("latin-1") for name, value in headers or ()}
+        named["x-request-id"] = self.request_id
+        self.response.set_result(Response(body, status, named, content_type.decode("latin-1")))
+
+
+class Endpoints:
+    """The server's routes over its models."""
+
+    def __init__(self, models: Models) -> None:
+        self._models = models
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(ModelCollector(models.metrics))
+
+    async def live(self, request: Request) -> Response:
+        """The process answers."""
+        return JSONResponse({"live": True})
+
+    async def ready(self, request: Request) -> Response:
+        """Every model that was found is served, and the server is not draining."""
+        ready = self._models.ready
+        return JSONResponse({"ready": ready}, 200 if ready else 503)
+
+    async def server_metadata(self, request: Request) -> Response:
+        """V2 server metadata."""
+        return JSONResponse(
+            {"name": "onward", "version": onward.__version__, "extensions": ["binary_tensor_data"]}
+        )
+
+    async def model_metadata(self, request: Request) -> Response:
+        """V2 model metadata: the tensors of the batched graph, and the item's fields besides."""
+        return JSONResponse(metadata(self._model(request), self._models))
+
+    async def model_ready(self, request: Request) -> Response:
+        """Whether a model is served."""
+        try:
+            self._model(request)
+        except OnwardError as error:
+            return _error_response(error)
+        return JSONResponse({"name": request.path_params["name"], "ready": True})
+
+    async def list_models(self, request: Request) -> Response:
+        """What the page needs: every model with its fields."""
+        return JSONResponse({"models": [metadata(served, self._models) for served in self._models.all()]})
+
+    async def infer(self, request: Request) -> Response:
+        """V2 inference, the long way."""
+        served = self._model(request)
+        return await self._exchange(request, served, served.infer)
+
+    async def plain(self, request: Request) -> Response:
+        """Plain inference, the long way; multipart bodies always come here."""
+        served = self._model(request)
+        if request.headers.get("content-type", "").lower().startswith("multipart/"):
+            return await self._multipart(request, served)
+        return await self._exchange(request, served, served.plain)
+
+    async def metrics(self, request: Request) -> Response:
+        """Prometheus' text format."""
+        return Response(generate_latest(self._registry), media_type=CONTENT_TYPE_LATEST)
+
+    async def page(self, request: Request) -> Response:
+        """The page, and the two files it needs."""
+        name = request.path_params.get("file", "index.html")
+        if name != "index.html" and name not in _PAGE_FILES:
+            raise NotFound(where=request.url.path)
+        media_type = _PAGE_FILES.get(name, "text/html; charset=utf-8")
+        return FileResponse(_PAGE / name, headers=_PAGE_HEADERS, media_type=media_type)
+
+    def _model(self, request: Request) -> ServedModel:
+        return self._models.get(request.path_params["name"], request.path_params.get("version", ""))
+
+    async def _exchange(self, request: Request, served: ServedModel, handler: http.Handler) -> Response:
+        limit = served.pipeline.manifest.limits.body_bytes
+        exchange = AsgiExchange(http.Route(handler, max_body_bytes=limit), request)
+        exchange.body = await _body(request, limit)
+        exchange.start()
+        try:
+            return await exchange.response
+        except asyncio.CancelledError:
+            exchange.abandon()
+            raise
+
+    async def _multipart(self, request: Request, served: ServedModel) -> Response:
+        limit = served.pipeline.manifest.limits.body_bytes
+        length = int(request.headers.get("content-length", "0"))
+        if length > limit:
+            raise TooLarge(where="body", expected=f"at most {limit} bytes", found=f"{length} bytes")
+        fields = {field.name: field for field in served.signature.inputs}
+        try:
+            async with request.form(max_files=16, max_fields=256, max_part_size=limit) as form:
+                item = {name: await _part(name, value, fields) for name, value in form.items()}
+        except HTTPException as error:
+            raise MalformedBody(where="body", expected="multipart/form-data", found=str(error.detail)) from None
+        item = {_only_file(name, fields): value for name, value in item.items()}
+        outputs = plain.requested_outputs(request.url.query.encode())
+        (result,) = await served.answer([item], outputs)
+        request_id = http.new_request_id()
+        body = {
+            "answer": plain.readable(result), "package": served.id.name, "version": served.id.version,
+            "request_id": request_id,
+        }  # fmt: skip
+        return JSONResponse(body, headers={"x-request-id": request_id})
+
+
+def metadata(served: ServedModel, models: Models) -> dict[str, Any]:
+    """V2 model metadata of a served version, with the item's fields and what the package says of itself."""
+    manifest = served.pipeline.manifest
+    signature = served.signature
+    return {
+        "name": served.id.name,
+        "versions": models.versions(served.id.name),
+        "platform": f"onward_{manifest.execute.backend}",
+        "inputs": [_tensor(spec) for spec in signature.tensor_inputs],
+        "outputs": [_tensor(spec) for spec in signature.tensor_outputs],
+        "package": {
+            "version": served.id.version,
+            "digest": served.id.digest,
+            "task": manifest.package.task,
+            "licence": manifest.package.licence,
+            "description": manifest.package.description,
+        },
+        "fields": {
+            "inputs": [_field(field) for field in signature.inputs],
+            "outputs": [_field(field) for field in signature.outputs],
+        },
+    }
+
+
+def _tensor(spec: TensorSpec) -> dict[str, Any]:
+    return {"name": spec.name, "datatype": spec.datatype, "shape": list(spec.shape)}
+
+
+def _field(field: Field) -> dict[str, Any]:
+    optional = {
+        "units": field.units, "minimum": field.minimum, "maximum": field.maximum, "default": field.default,
+        "categories": list(field.categories), "description": field.description,
+    }  # fmt: skip
+    fixed = {"name": field.name, "datatype": field.datatype, "shape": list(field.shape), "content": field.content}
+    flags = {"required": field.required, "on_request": field.on_request}
+    return fixed | flags | {key: value for key, value in optional.items() if value not in (None, "", [])}
+
+
+async def _body(request: Request, limit: int) -> bytes:
+    body = bytearray()
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > limit:
+                raise TooLarge(where="body", expected=f"at most {limit} bytes", found="more")
+    except ClientDisconnect:
+        raise asyncio.CancelledError from None
+    return bytes(body)
+
+
+async def _part(name: str, value: UploadFile | str, fields: dict[str, Field]) -> Any:
+    """A form part as a field's value: files as bytes, numbers as numbers."""
+    if isinstance(value, UploadFile):
+        return await value.read()
+    field = fields.get(name)
+    if field is None or field.datatype == "BYTES":
+        return value
+    try:
+        return float(value) if field.datatype.startswith("FP") else int(value)
+    except ValueError:
+        raise MalformedBody(where=name, expected=field.datatype, found=repr(value[:60])) from None
+
+
+def _only_file(name: str, fields: dict[str, Field]) -> str:
+    """A file under any name goes to the only media field there is: people call it `file`."""
+    media = [field.name for field in fields.values() if field.content in ("image", "audio")]
+    return media[0] if name not in fields and len(media) == 1 and name == "file" else name
+
+
+def _error_response(error: OnwardError) -> Response:
+    request_id = http.new_request_id()
+    headers = {name.decode(): value.decode() for name, value in http.error_headers(error)}
+    body = http.error_body(error, request_id)
+    return Response(body, error.status, headers | {"x-request-id": request_id}, "application/json")
+
+
+async def _on_onward_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, OnwardError)
+    return _error_response(error)
+
+
+async def _on_http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    wrong = NotFound(where=request.url.path) if error.status_code == 404 else UnsupportedMedia(str(error.detail))
+    response = _error_response(wrong)
+    response.status_code = error.status_code
+    response.headers.update(error.headers or {})
+    return response
+
+
+def make_app(models: Models) -> Starlette:
+    """The ASGI application of one server."""
+    on = Endpoints(models)
+    get: list[tuple[str, Callable[[Request], Awaitable[Response]]]] = [
+        ("/", on.page),
+        ("/page/{file}", on.page),
+        ("/metrics", on.metrics),
+        ("/models", on.list_models),
+        ("/v2", on.server_metadata),
+        ("/v2/health/live", on.live),
+        ("/v2/health/ready", on.ready),
+    ]
+    post = []
+    for version in ("", "/versions/{version}"):
+        get.append(("/v2/models/{name}" + version, on.model_metadata))
+        get.append(("/v2/models/{name}" + version + "/ready", on.model_ready))
+        post.append(("/v2/models/{name}" + version + "/infer", on.infer))
+        post.append(("/models/{name}" + version, on.plain))
+    routes = [StarletteRoute(path, endpoint, methods=["GET"]) for path, endpoint in get]
+    routes += [StarletteRoute(path, endpoint, methods=["POST"]) for path, endpoint in post]
+    return Starlette(routes=routes, exception_handlers={OnwardError: _on_onward_error, HTTPException: _on_http_error})

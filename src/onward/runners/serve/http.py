@@ -1,0 +1,330 @@
+"""The fast path: uvicorn's HTTP protocol, subclassed so that inference requests skip ASGI.
+
+uvicorn keeps the sockets, parsing, TLS, limits, keep-alive and graceful shutdown. A POST whose raw path stands in the
+route table becomes an `Exchange` here instead of an ASGI cycle: its body goes to a handler, whose answer is written in
+one piece. Everything else falls through to the Starlette app. Knows nothing of models.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from typing import Any, TypeAlias
+
+import msgspec
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from onward.errors import MalformedBody, OnwardError, Overloaded, TooLarge
+
+_log = logging.getLogger("onward.serve")
+_STATUS_LINES = {
+    status: f"HTTP/1.1 {status} {HTTPStatus(status).phrase if status != 499 else 'Client Closed Request'}\r\n".encode()
+    for status in (*map(int, HTTPStatus), 499)
+}
+_request_prefix = os.urandom(4).hex()
+_request_numbers = itertools.count(1)
+_KEEP_ALIVE_SWEEP_S = 1.0
+
+Headers: TypeAlias = list[tuple[bytes, bytes]]
+Handler: TypeAlias = "Callable[[Exchange], None]"
+
+
+class Route:
+    """What answers the requests for one path, and the largest body it takes. `wants` may leave a request to ASGI."""
+
+    __slots__ = ("handler", "max_body_bytes", "wants")
+
+    def __init__(
+        self, handler: Handler, *, max_body_bytes: int, wants: Callable[[Headers], bool] = lambda headers: True
+    ) -> None:
+        self.handler = handler
+        self.max_body_bytes = max_body_bytes
+        self.wants = wants
+
+
+Routes: TypeAlias = Mapping[bytes, Route]
+
+
+def new_request_id() -> str:
+    """An id unique to this request: a random part for the process and a running number."""
+    return f"{_request_prefix}-{next(_request_numbers):x}"
+
+
+def error_body(error: OnwardError, request_id: str) -> bytes:
+    """An error as JSON: V2 clients read `error`, everyone may rely on `code`."""
+    body = dict(error.as_dict())
+    message = body.pop("message")
+    return msgspec.json.encode({"error": message} | body | {"request_id": request_id})
+
+
+def error_headers(error: OnwardError) -> Headers:
+    """The headers that go with an error: when to come back, if the queue was full."""
+    if not isinstance(error, Overloaded):
+        return []
+    after_s = error.retry_after_s
+    whole_s = max(1, int(after_s + 0.999))
+    return [(b"retry-after", b"%d" % whole_s), (b"x-onward-retry-after-ms", b"%d" % max(1, round(after_s * 1000)))]
+
+
+class _Unused:
+    """uvicorn wakes an ASGI cycle through an event; an exchange has no one to wake."""
+
+    def set(self) -> None:
+        """Nothing waits."""
+
+
+class Exchange:
+    """One request and its answer. Has the attributes of uvicorn's cycle that its protocol looks at."""
+
+    __slots__ = (
+        "arrived_s", "body", "disconnected", "expects_continue", "headers", "keep_alive", "more_body", "on_abandon",
+        "protocol", "query", "request_id", "response_complete", "route", "started",
+    )  # fmt: skip
+    message_event = _Unused()
+
+    def __init__(self, protocol: FastProtocol, route: Route, headers: Headers, query: bytes, *, keep_alive: bool) -> None:
+        self.protocol = protocol
+        self.route = route
+        self.headers = headers
+        self.query = query
+        self.keep_alive = keep_alive
+        self.expects_continue = False
+        self.body: bytes | bytearray = b""
+        self.more_body = True
+        self.started = False
+        self.response_complete = False
+        self.disconnected = False
+        self.on_abandon: Callable[[], None] | None = None
+        self.request_id = new_request_id()
+        self.arrived_s = 0.0
+
+    def header(self, name: bytes) -> bytes | None:
+        """The value of a header, by its lower-case name."""
+        for key, value in self.headers:
+            if key == name:
+                return value
+        return None
+
+    def receive(self, data: bytes) -> None:
+        """Take a piece of the body."""
+        if not self.body:
+            self.body = data
+        else:
+            if isinstance(self.body, bytes):
+                self.body = bytearray(self.body)
+            self.body += data
+        if len(self.body) > self.route.max_body_bytes:
+            self.refuse(len(self.body))
+
+    def refuse(self, size: int) -> None:
+        """The body is too large: answer now and close, since the rest of it is not going to be read."""
+        self.keep_alive = False
+        self.body = b""
+        limit = self.route.max_body_bytes
+        self.fail(TooLarge(where="body", expected=f"at most {limit} bytes", found=f"{size} bytes or more"))
+
+    def start(self) -> None:
+        """The whole body is here and it is this request's turn."""
+        self.started = True
+        self.arrived_s = time.monotonic()
+        try:
+            self.route.handler(self)
+        except OnwardError as error:
+            self.fail(error)
+        except Exception:
+            _log.exception("request %s failed", self.request_id)
+            self.fail(OnwardError("internal error; the server's log has the details under this request id"))
+
+    def respond(self, body: bytes, content_type: bytes = b"application/json", *, status: int = 200,
+                headers: Headers | None = None) -> None:  # fmt: skip
+        """Write the answer; does nothing when the client has gone or has its answer already."""
+        if self.response_complete or self.disconnected:
+            return
+        head = [
+            _STATUS_LINES[status],
+            self.protocol.common_headers(),
+            b"content-type: %b\r\ncontent-length: %d\r\nx-request-id: %b\r\n"
+            % (content_type, len(body), self.request_id.encode()),
+        ]
+        for name, value in headers or ():
+            head.append(b"%b: %b\r\n" % (name, value))
+        head.append(b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n")
+        head.append(body)
+        transport = self.protocol.transport
+        transport.write(b"".join(head))
+        self.response_complete = True
+        self.on_abandon = None
+        if not self.keep_alive:
+            transport.close()
+        self.protocol.on_response_complete()
+
+    def fail(self, error: OnwardError) -> None:
+        """Answer with an error."""
+        self.respond(error_body(error, self.request_id), status=error.status, headers=error_headers(error))
+
+    def abandon(self) -> None:
+        """The client has gone: nothing computed for it any more is of use."""
+        self.disconnected = True
+        if self.on_abandon is not None:
+            self.on_abandon()
+            self.on_abandon = None
+
+
+class FastProtocol(HttpToolsProtocol):
+    """uvicorn's protocol with a short way for the paths in `routes` (set on a subclass by `protocol_for`)."""
+
+    routes: Routes = {}
+
+    def __init__(self, *args: Any, **named: Any) -> None:
+        super().__init__(*args, **named)
+        self._idle_since_s: float | None = time.monotonic()
+        self._active: Exchange | None = None
+        self._common_headers_of: Any = None
+        self._common_headers = b""
+
+    def connection_made(self, transport: Any) -> None:
+        """uvicorn's, and one timer for the whole life of the connection instead of one a request."""
+        super().connection_made(transport)
+        self._sweep()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client is gone: give up what it waits for."""
+        active, self._active = self._active, None
+        super().connection_lost(exc)
+        if active is not None and not active.response_complete:
+            active.abandon()
+        self.pipeline.clear()
+
+    def _sweep(self) -> None:
+        """Close the connection if it has been idle for the keep-alive time; else look again in a second."""
+        if self.transport.is_closing():
+            return
+        idle_since_s = self._idle_since_s
+        if idle_since_s is not None and time.monotonic() - idle_since_s >= self.timeout_keep_alive:
+            self.transport.close()
+        else:
+            self.loop.call_later(_KEEP_ALIVE_SWEEP_S, self._sweep)
+
+    def _unset_keepalive_if_required(self) -> None:
+        self._idle_since_s = None
+
+    def on_message_begin(self) -> None:
+        """Only what every request needs; the ASGI scope is made where it is needed."""
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
+
+    def on_headers_complete(self) -> None:
+        """A hit in the table becomes an exchange; a miss goes uvicorn's way."""
+        path, _, query = self.url.partition(b"?")
+        route = self.routes.get(path)
+        parser = self.parser
+        if route is None or parser.get_method() != b"POST" or parser.should_upgrade() or not route.wants(self.headers):
+            url, headers, expects = self.url, self.headers, self.expect_100_continue
+            super().on_message_begin()
+            self.url = url
+            self.headers.extend(headers)
+            self.expect_100_continue = expects
+            super().on_headers_complete()
+            return
+        waits = self.cycle is not None and not self.cycle.response_complete
+        keep_alive = parser.should_keep_alive() and parser.get_http_version() != "1.0"
+        exchange = Exchange(self, route, self.headers, query, keep_alive=keep_alive)
+        self.cycle: Any = exchange
+        if waits:
+            # Pipelined: answers leave in the order of the requests.
+            exchange.expects_continue = self.expect_100_continue
+            self.flow.pause_reading()
+            self.pipeline.appendleft((exchange, None))  # type: ignore[arg-type]
+            return
+        self._active = exchange
+        length = exchange.header(b"content-length")
+        if length is not None and int(length) > route.max_body_bytes:
+            exchange.refuse(int(length))
+        elif self.expect_100_continue:
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of the body of the request that is being read."""
+        cycle = self.cycle
+        if not isinstance(cycle, Exchange):
+            super().on_body(body)
+        elif not cycle.response_complete:
+            cycle.receive(body)
+
+    def on_message_complete(self) -> None:
+        """The request has been read."""
+        cycle = self.cycle
+        if not isinstance(cycle, Exchange):
+            super().on_message_complete()
+        elif not cycle.response_complete:
+            cycle.more_body = False
+            if cycle is self._active:
+                cycle.start()
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        """The next pipelined request's turn (uvicorn calls this for both kinds)."""
+        if not isinstance(cycle, Exchange):
+            super()._start_asgi_task(cycle, app)
+            return
+        self._active = cycle
+        if not cycle.more_body:
+            # Through the loop: a thousand pipelined requests must not become a thousand frames.
+            self.loop.call_soon(cycle.start)
+        elif cycle.expects_continue:
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def on_response_complete(self) -> None:
+        """An answer has been written, by either path."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        else:
+            self._active = None
+            self._idle_since_s = time.monotonic()
+
+    def pause_writing(self) -> None:
+        """The client does not read its answers: take no more requests from it until it does."""
+        super().pause_writing()
+        self.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """The client reads again."""
+        super().resume_writing()
+        if not self.transport.is_closing() and not self.flow.read_paused:
+            self.transport.resume_reading()
+
+    def common_headers(self) -> bytes:
+        """The headers that uvicorn puts on every answer (the date, remade once a second)."""
+        default = self.server_state.default_headers
+        if default is not self._common_headers_of:
+            self._common_headers_of = default
+            self._common_headers = b"".join(b"%b: %b\r\n" % header for header in default)
+        return self._common_headers
+
+
+def protocol_for(routes: Routes) -> type[FastProtocol]:
+    """The protocol class for one server: uvicorn makes an instance of it a connection."""
+    return type("RoutedProtocol", (FastProtocol,), {"routes": routes})
+
+
+def timeout_s(value: bytes | None, limit_s: float) -> float:
+    """The time a caller gives, from `x-onward-timeout-ms`, at most the package's own. Raises `MalformedBody`."""
+    if value is None:
+        return limit_s
+    try:
+        milliseconds = float(value)
+    except ValueError:
+        milliseconds = -1.0
+    if not milliseconds > 0:
+        raise MalformedBody(
+            where="x-onward-timeout-ms", expected="milliseconds above 0", found=value.decode("latin-1")
+        )
+    return min(milliseconds / 1000, limit_s)

@@ -1,0 +1,259 @@
+"""A model's lane through the server: scheduler, instances and the event loop between them.
+
+What runs faster than a hand-over to a thread would take runs on the loop; the rest on one thread an instance, while
+the loop reads the requests that form the next batch. Which of both is measured at warm-up. Knows nothing of HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import threading
+import time
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+from onward.errors import Cancelled, DeadlineExceeded, ExecutionError, OnwardError, Unavailable
+from onward.execute.batch import Column
+from onward.execute.scheduler import Batch, Scheduler, Work
+from onward.pipeline import Pipeline
+from onward.telemetry import ModelMetrics
+from onward.types import Array
+
+_log = logging.getLogger("onward.serve")
+# A hand-over to a thread and back costs about a tenth of this under load, and the GIL's hand-over more.
+INLINE_BELOW_S = 200e-6
+_EXPIRY_TICK_S = 0.02
+
+
+class Outputs:
+    """The outputs of one batch: arrays, and as nested lists made once for all requests that answer in JSON."""
+
+    __slots__ = ("_lists", "arrays", "names")
+
+    def __init__(self, names: tuple[str, ...], arrays: list[Array]) -> None:
+        self.names = names
+        self.arrays = arrays
+        self._lists: list[list[Any] | None] = [None] * len(arrays)
+
+    def rows(self, index: int) -> list[Any]:
+        """Output `index` as one flat list a row."""
+        lists = self._lists[index]
+        if lists is None:
+            array = self.arrays[index]
+            lists = self._lists[index] = array.reshape(len(array), -1).tolist()
+        return lists
+
+    def slice(self, start: int, rows: int) -> dict[str, Array]:
+        """The rows of one request: {output: (rows, …)}."""
+        return {name: array[start : start + rows] for name, array in zip(self.names, self.arrays, strict=True)}
+
+
+class Request(Work):
+    """Work with its tensors, and what to do with the outcome. Every request gets exactly one of both calls."""
+
+    __slots__ = ("columns", "fetches")
+
+    def __init__(
+        self,
+        columns: Mapping[str, Column],
+        fetches: tuple[str, ...],
+        *,
+        rows: int,
+        length: int,
+        key: Hashable,
+        deadline_s: float,
+    ) -> None:
+        super().__init__(rows=rows, key=key, length=length, deadline_s=deadline_s)
+        self.columns = columns
+        self.fetches = fetches
+
+    def resolve(self, outputs: Outputs, start: int) -> None:
+        """The batch has been computed; this request's rows begin at `start`."""
+        raise AssertionError("a request must say what to do with its answer")
+
+    def reject(self, error: OnwardError) -> None:
+        """There will be no answer."""
+        raise AssertionError("a request must say what to do with an error")
+
+
+class Lane:
+    """Queue, batches and instances of one model version. All methods are called on the event loop."""
+
+    def __init__(self, pipeline: Pipeline, metrics: ModelMetrics, *, inline: bool) -> None:
+        manifest = pipeline.manifest
+        self._pipeline = pipeline
+        self._metrics = metrics
+        self._loop = asyncio.get_running_loop()
+        self.inline = inline
+        self.scheduler = Scheduler(
+            max_batch_size=manifest.batching.max_batch_size,
+            max_queue_delay_us=manifest.batching.max_queue_delay_us,
+            max_queue_rows=manifest.limits.queue_rows,
+            instances=1 if inline else manifest.execute.instances,
+        )
+        self._work: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        if not inline:
+            for index in range(manifest.execute.instances):
+                name = f"onward-{manifest.package.name}-{index}"
+                thread = threading.Thread(target=self._run_instance, name=name, daemon=True)
+                thread.start()
+                self._threads.append(thread)
+        self._drive_scheduled = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._closing = False
+
+    def submit(self, request: Request) -> None:
+        """Queue the request. Raises `Overloaded`, `TooLarge` or `Unavailable`; then nothing more is called."""
+        if self._closing:
+            raise Unavailable("this version is being unloaded")
+        self.scheduler.add(request, time.monotonic())
+        if not self._drive_scheduled:
+            self._drive_scheduled = True
+            self._loop.call_soon(self._drive)
+
+    def cancel(self, request: Request) -> None:
+        """The caller left: what is not running yet is never computed."""
+        if self.scheduler.cancel(request):
+            self._metrics.drop("cancelled")
+
+    async def drain(self) -> None:
+        """Take nothing more, finish what is queued, then free the instances."""
+        self._closing = True
+        while not self.scheduler.idle:
+            await asyncio.sleep(0.005)
+        for _ in self._threads:
+            self._work.put(None)
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _drive(self) -> None:
+        """Start what can start now. One inline batch a turn, so that the loop reads the requests of the next one."""
+        self._drive_scheduled = False
+        scheduler = self.scheduler
+        now = time.monotonic()
+        if self.inline:
+            batch = scheduler.next_batch(now)
+            if batch is not None:
+                self._finish(batch, *self._run(batch))
+        else:
+            while (batch := scheduler.next_batch(now)) is not None:
+                self._work.put(batch)
+        self._metrics.queued_rows = scheduler.queued_rows
+        if scheduler.queued_rows or scheduler.found_expired:
+            self._schedule(now)
+
+    def _schedule(self, now: float) -> None:
+        """Work waits: come back at once (inline), when the delay is over, or to look for passed deadlines."""
+        self._reject_expired(now)
+        if not self.scheduler.queued_rows:
+            return
+        wake_s = self.scheduler.wake_s()
+        if self.inline and wake_s is None:
+            if not self._drive_scheduled:
+                self._drive_scheduled = True
+                self._loop.call_soon(self._drive)
+        elif self._timer is None:
+            delay_s = _EXPIRY_TICK_S if wake_s is None else max(wake_s - now, 0.0)
+            self._timer = self._loop.call_later(min(delay_s, _EXPIRY_TICK_S), self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self._drive()
+
+    def _run(self, batch: Batch) -> tuple[Outputs | OnwardError, float]:
+        """Compute one batch, on whatever thread this is."""
+        works: list[Request] = batch.works  # type: ignore[assignment]
+        fetches = works[0].fetches
+        started = time.perf_counter()
+        try:
+            feeds = self._pipeline.collate([work.columns for work in works], [work.rows for work in works],
+                                           bucket=batch.bucket)  # fmt: skip
+            outcome: Outputs | OnwardError = Outputs(fetches, self._pipeline.run(feeds, fetches))
+        except OnwardError as error:
+            outcome = error
+        except Exception as error:  # a bug of ours must not take the lane down with it
+            _log.exception("batch of %d rows failed", batch.rows)
+            outcome = ExecutionError(type(error).__name__)
+        return outcome, time.perf_counter() - started
+
+    def _run_instance(self) -> None:
+        """The life of an instance's thread."""
+        while (batch := self._work.get()) is not None:
+            outcome, run_s = self._run(batch)
+            try:
+                self._loop.call_soon_threadsafe(self._complete, batch, outcome, run_s)
+            except RuntimeError:  # the loop is closed: nobody is left to answer
+                return
+
+    def _complete(self, batch: Batch, outcome: Outputs | OnwardError, run_s: float) -> None:
+        self._finish(batch, outcome, run_s)
+        if not self._drive_scheduled:
+            self._drive()
+
+    def _finish(self, batch: Batch, outcome: Outputs | OnwardError, run_s: float) -> None:
+        """Hand each request its rows. A batch that failed for one request's sake is run again one by one."""
+        self.scheduler.done(batch, time.monotonic())
+        works: Sequence[Request] = batch.works  # type: ignore[assignment]
+        if isinstance(outcome, OnwardError):
+            self._finish_failed(works, outcome)
+            return
+        metrics = self._metrics
+        metrics.run_s.observe(run_s)
+        metrics.batch_rows.observe(batch.rows)
+        metrics.queue_s.observe(batch.started_s - works[0].arrived_s)
+        metrics.rows += batch.rows
+        start = 0
+        for work in works:
+            work.resolve(outcome, start)
+            start += work.rows
+
+    def _finish_failed(self, works: Sequence[Request], error: OnwardError) -> None:
+        if len(works) == 1:
+            works[0].reject(error)
+            return
+        # One request's values may have failed the whole batch (a graph that checks its input): nobody else should
+        # suffer for it, and a second failure is then each one's own.
+        for work in works:
+            alone = self.scheduler.alone(work, time.monotonic())
+            if self.inline:
+                self._finish(alone, *self._run(alone))
+            else:
+                self._work.put(alone)
+
+    def _reject_expired(self, now: float) -> None:
+        for work in self.scheduler.expire(now):
+            self._metrics.drop("expired")
+            if isinstance(work, Request):
+                work.reject(DeadlineExceeded())
+
+
+class Waiting(Request):
+    """A request whose outcome an asyncio future waits for."""
+
+    __slots__ = ("future",)
+
+    future: asyncio.Future[dict[str, Array]]
+
+    def resolve(self, outputs: Outputs, start: int) -> None:
+        """Hand the rows over."""
+        if not self.future.done():
+            self.future.set_result(outputs.slice(start, self.rows))
+
+    def reject(self, error: OnwardError) -> None:
+        """Hand the error over."""
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
+async def answer(lane: Lane, request: Waiting) -> dict[str, Array]:
+    """Submit a request and wait for its rows; cancelling the task cancels the request."""
+    request.future = asyncio.get_running_loop().create_future()
+    lane.submit(request)
+    try:
+        return await request.future
+    except asyncio.CancelledError:
+        lane.cancel(request)
+        raise Cancelled() from None

@@ -1,0 +1,409 @@
+"""Open Inference Protocol V2 over REST: bodies to rows and rows to bodies, JSON and the binary tensor extension.
+
+Specification: kserve.github.io "Open Inference Protocol"; the binary extension is the one of Triton's HTTP API
+(`binary_data_size`, `Inference-Header-Content-Length`; BYTES as 4-byte little-endian lengths with their bytes).
+Knows nothing of sockets or queues. A request for the model's own tensors with plain lists takes the short way through
+one typed decoder; everything else, and every error, goes through the general one.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from onward.errors import (
+    MalformedBody,
+    MissingInput,
+    OutOfRange,
+    TooLarge,
+    UnknownInput,
+    UnknownOutput,
+    WrongDatatype,
+    WrongShape,
+)
+from onward.execute.batch import Column
+from onward.types import Array, TensorSpec
+
+_JSON_TYPE = {"f": float, "i": int, "u": int, "b": bool, "O": str}
+
+
+class _Output(msgspec.Struct, gc=False):
+    name: str
+    parameters: dict[str, Any] | None = None
+
+
+class _Input(msgspec.Struct, gc=False):
+    name: str
+    shape: list[int]
+    datatype: str
+    data: Any = None
+    parameters: dict[str, Any] | None = None
+
+
+class _Request(msgspec.Struct, gc=False):
+    inputs: list[_Input]
+    id: str = ""
+    outputs: list[_Output] | None = None
+    parameters: dict[str, Any] | None = None
+
+
+_general = msgspec.json.Decoder(_Request)
+_encode = msgspec.json.Encoder().encode
+
+
+@dataclass(slots=True, kw_only=True)
+class InferRequest:
+    """One decoded request: columns of rows for the tensors or, with `of_fields`, for the item's fields."""
+
+    id: str
+    columns: Mapping[str, Column]
+    rows: int
+    outputs: tuple[str, ...]
+    binary: frozenset[str] | bool
+    of_fields: bool = False
+
+
+class InferDecoder:
+    """Reads infer requests of one model version.
+
+    A request names either the tensors of the batched graph or the fields of the item (which are then prepared).
+    """
+
+    def __init__(
+        self, tensors: Sequence[TensorSpec], fields: Sequence[TensorSpec], outputs: Sequence[str], *, max_rows: int
+    ) -> None:
+        self._tensors = {spec.name: spec for spec in tensors}
+        self._fields = {spec.name: spec for spec in fields}
+        self._outputs = frozenset(outputs)
+        self._max_rows = max_rows
+        self.fixed_shapes = all(-1 not in spec.shape[1:] for spec in tensors)
+        only = tensors[0] if len(tensors) == 1 else None
+        short = only is not None and only.datatype != "BYTES" and -1 not in only.shape[1:]
+        self._only = only if short else None
+        self._size = math.prod(only.shape[1:]) if short and only else 0
+        self._item_shape = list(only.shape[1:]) if short and only else []
+        self._short = _short_decoder(only) if short and only else None
+
+    def decode(self, body: bytes | bytearray, header_length: int | None = None) -> InferRequest:
+        """Read one body; `header_length` is the size of the JSON part in front of binary tensors."""
+        if header_length is None and self._short is not None:
+            request = self._decode_short(body)
+            if request is not None:
+                return request
+        return self._decode_general(body, header_length)
+
+    def _decode_short(self, body: bytes | bytearray) -> InferRequest | None:
+        """The only tensor, as one flat list of numbers in JSON; None when it is anything else."""
+        spec, decoder = self._only, self._short
+        if spec is None or decoder is None:
+            return None
+        try:
+            request = decoder.decode(body)
+        except msgspec.MsgspecError:
+            return None
+        if len(request.inputs) != 1 or request.outputs is not None or request.parameters is not None:
+            return None
+        tensor = request.inputs[0]
+        rows = tensor.shape[0] if tensor.shape else 0
+        if (
+            tensor.name != spec.name
+            or tensor.datatype != spec.datatype
+            or not 0 < rows <= self._max_rows
+            or tensor.shape[1:] != self._item_shape
+            or len(tensor.data) != rows * self._size
+            or (spec.dtype.kind in "iu" and not _in_range(tensor.data, spec.dtype))
+        ):
+            return None
+        return InferRequest(id=request.id, columns={spec.name: tensor.data}, rows=rows, outputs=(), binary=False)
+
+    def _decode_general(self, body: bytes | bytearray, header_length: int | None) -> InferRequest:
+        view = memoryview(body)
+        if header_length is None:
+            header_length = len(view)
+        elif not 0 < header_length <= len(view):
+            raise MalformedBody(
+                where="Inference-Header-Content-Length", expected=f"1 to {len(view)}", found=str(header_length)
+            )
+        request = _parse_header(view[:header_length])
+        blobs = view[header_length:]
+        specs, of_fields = self._specs_for(request)
+        columns: dict[str, Column] = {}
+        rows: int | None = None
+        offset = 0
+        for tensor in request.inputs:
+            spec = specs[tensor.name]
+            _check_shape(tensor, spec, self._max_rows)
+            if rows is not None and tensor.shape[0] != rows:
+                raise WrongShape(where=tensor.name, expected=f"{rows} rows as in the other inputs",
+                                 found=f"{tensor.shape[0]} rows")  # fmt: skip
+            rows = tensor.shape[0]
+            size = _binary_size(tensor)
+            if size is None:
+                columns[tensor.name] = _array_of_json(tensor, spec)
+            else:
+                columns[tensor.name] = _array_of_bytes(tensor, spec, blobs[offset : offset + size], size)
+                offset += size
+        if offset != len(blobs):
+            raise MalformedBody(
+                where="body", expected=f"{offset} bytes of binary tensors", found=f"{len(blobs)} bytes"
+            )
+        outputs = tuple(output.name for output in request.outputs or ())
+        for name in outputs:
+            if name not in self._outputs:
+                raise UnknownOutput(where=name, expected=f"one of {', '.join(sorted(self._outputs))}", found=repr(name))
+        return InferRequest(
+            id=request.id, columns=columns, rows=rows or 0, outputs=outputs, binary=_binary_outputs(request),
+            of_fields=of_fields,
+        )  # fmt: skip
+
+    def _specs_for(self, request: _Request) -> tuple[Mapping[str, TensorSpec], bool]:
+        """Which of the two signatures the request speaks: the one that knows its first input."""
+        names = [tensor.name for tensor in request.inputs]
+        of_fields = bool(names) and names[0] not in self._tensors and names[0] in self._fields
+        specs = self._fields if of_fields or (not names and not self._tensors) else self._tensors
+        for name in names:
+            if name not in specs:
+                known = sorted({*self._tensors, *self._fields})
+                raise UnknownInput(where=name, expected=f"one of {', '.join(known[:40])}", found=repr(name))
+        for name, spec in specs.items():
+            if name not in names:
+                raise MissingInput(where=name, expected=f"{spec.datatype} of shape {list(spec.shape)}")
+        if len(names) != len(set(names)):
+            raise UnknownInput(where="inputs", expected="each input once", found=", ".join(names))
+        return specs, of_fields
+
+
+class InferEncoder:
+    """Writes infer responses of one model version."""
+
+    def __init__(self, name: str, version: str, outputs: Sequence[TensorSpec]) -> None:
+        self._head = b'{"model_name":%b,"model_version":%b,' % (_encode(name), _encode(version))
+        self._name = name
+        self._version = version
+        self._specs = {spec.name: spec for spec in outputs}
+        self._parts = {spec.name: _json_parts(spec) for spec in outputs}
+
+    def encode_rows(self, request_id: str, names: Sequence[str], rows: int, values: Sequence[list[Any]]) -> bytes | None:
+        """The short way: each output's rows as one flat list. None when an output has free dimensions."""
+        body = [self._head]
+        if request_id:
+            body.append(b'"id":%b,' % _encode(request_id))
+        separator = b'"outputs":['
+        for name, value in zip(names, values, strict=True):
+            parts = self._parts[name]
+            if parts is None:
+                return None
+            body.append(b"%b%b%d%b%b}" % (separator, parts[0], rows, parts[1], _encode(value)))
+            separator = b","
+        body.append(b"]}")
+        return b"".join(body)
+
+    def encode(
+        self, request_id: str, tensors: Mapping[str, Array], binary: frozenset[str] | bool
+    ) -> tuple[bytes, int | None]:
+        """The body, and the length of its JSON part when binary tensors follow."""
+        outputs: list[dict[str, Any]] = []
+        blobs: list[bytes] = []
+        for name, array in tensors.items():
+            output: dict[str, Any] = {
+                "name": name, "datatype": self._specs[name].datatype, "shape": list(array.shape),
+            }  # fmt: skip
+            if binary is True or (binary and name in binary):
+                blob = _bytes_of_array(array)
+                output["parameters"] = {"binary_data_size": len(blob)}
+                blobs.append(blob)
+            else:
+                output["data"] = json_values(array)
+            outputs.append(output)
+        response: dict[str, Any] = {"model_name": self._name, "model_version": self._version}
+        if request_id:
+            response["id"] = request_id
+        header = _encode(response | {"outputs": outputs})
+        if not blobs:
+            return header, None
+        return b"".join([header, *blobs]), len(header)
+
+
+def json_values(array: Array) -> list[Any]:
+    """A tensor as the flat list that V2 JSON carries; BYTES as text."""
+    values: list[Any] = array.ravel().tolist()
+    if array.dtype.kind == "O":
+        return [value.decode("utf-8", "replace") if isinstance(value, bytes) else value for value in values]
+    return values
+
+
+def _short_decoder(spec: TensorSpec) -> msgspec.json.Decoder[Any]:
+    element = _JSON_TYPE[spec.dtype.kind]
+    tensor = msgspec.defstruct(
+        "Tensor", [("name", str), ("shape", list[int]), ("datatype", str), ("data", list[element])], gc=False  # type: ignore[valid-type]
+    )
+    request = msgspec.defstruct(
+        "Request",
+        [("inputs", list[tensor]), ("id", str, ""), ("outputs", Any, None), ("parameters", Any, None)],  # type: ignore[valid-type]
+        gc=False,
+    )
+    return msgspec.json.Decoder(request)
+
+
+def _json_parts(spec: TensorSpec) -> tuple[bytes, bytes] | None:
+    if -1 in spec.shape[1:] or spec.datatype == "BYTES":
+        return None
+    tail = "".join(f",{size}" for size in spec.shape[1:])
+    head = b'{"name":%b,"datatype":"%b","shape":[' % (_encode(spec.name), spec.datatype.encode())
+    return head, f'{tail}],"data":'.encode()
+
+
+def _parse_header(header: memoryview) -> _Request:
+    try:
+        return _general.decode(header)
+    except msgspec.ValidationError as error:
+        raise MalformedBody(where="body", expected="a V2 inference request", found=str(error)) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise MalformedBody(where="body", expected="JSON", found=str(error)) from None
+
+
+def _check_shape(tensor: _Input, spec: TensorSpec, max_rows: int) -> None:
+    if tensor.datatype != spec.datatype:
+        raise WrongDatatype(where=tensor.name, expected=spec.datatype, found=repr(tensor.datatype))
+    shape = tensor.shape
+    fits = len(shape) == len(spec.shape) and all(
+        size >= 0 and want in (-1, size) for size, want in zip(shape, spec.shape, strict=True)
+    )
+    if not fits or not shape or shape[0] < 1:
+        raise WrongShape(where=tensor.name, expected=f"shape {list(spec.shape)}", found=f"shape {shape}")
+    if shape[0] > max_rows:
+        raise TooLarge(where=tensor.name, expected=f"at most {max_rows} rows", found=f"{shape[0]} rows")
+
+
+def _binary_size(tensor: _Input) -> int | None:
+    size = (tensor.parameters or {}).get("binary_data_size")
+    if size is None:
+        return None
+    if not isinstance(size, int) or isinstance(size, bool) or size < 0 or tensor.data is not None:
+        raise MalformedBody(
+            where=tensor.name, expected="either data or a whole binary_data_size", found=f"binary_data_size {size!r}"
+        )
+    return size
+
+
+def _array_of_bytes(tensor: _Input, spec: TensorSpec, blob: memoryview, size: int) -> Array:
+    if len(blob) != size:
+        raise MalformedBody(where=tensor.name, expected=f"{size} bytes of tensor data", found=f"{len(blob)} bytes")
+    count = math.prod(tensor.shape)
+    if spec.datatype == "BYTES":
+        return _array_of_strings(tensor.name, blob, count).reshape(tensor.shape)
+    expected = count * spec.dtype.itemsize
+    if size != expected:
+        raise WrongShape(
+            where=tensor.name, expected=f"{expected} bytes for {spec.datatype} {tensor.shape}", found=f"{size} bytes"
+        )
+    if spec.datatype == "BOOL" and size and bool((np.frombuffer(blob, np.uint8) > 1).any()):
+        raise OutOfRange(where=tensor.name, expected="bytes 0 and 1 for BOOL", found="another byte")
+    return np.frombuffer(blob, spec.dtype).reshape(tensor.shape)
+
+
+def _array_of_strings(name: str, blob: memoryview, count: int) -> Array:
+    if count * 4 > len(blob):
+        raise MalformedBody(where=name, expected=f"{count} elements of BYTES", found=f"{len(blob)} bytes")
+    array = np.empty(count, dtype=object)
+    offset = 0
+    for index in range(count):
+        start = offset + 4
+        if start > len(blob):
+            raise MalformedBody(where=name, expected=f"{count} elements of BYTES", found=f"{index} elements")
+        (length,) = struct.unpack_from("<I", blob, offset)
+        offset = start + length
+        if offset > len(blob):
+            raise MalformedBody(where=name, expected=f"{length} bytes for element {index}",
+                                found=f"{len(blob) - start} bytes")  # fmt: skip
+        array[index] = bytes(blob[start:offset])
+    if offset != len(blob):
+        raise MalformedBody(where=name, expected=f"{count} elements of BYTES", found="more bytes behind them")
+    return array
+
+
+def _array_of_json(tensor: _Input, spec: TensorSpec) -> Array:
+    data = tensor.data
+    if not isinstance(data, list):
+        raise MalformedBody(where=tensor.name, expected="data: a list, or a binary_data_size",
+                            found="no data" if data is None else type(data).__name__)  # fmt: skip
+    count = math.prod(tensor.shape)
+    flat = _flatten(data)
+    if len(flat) != count:
+        raise WrongShape(
+            where=tensor.name, expected=f"{count} elements for shape {tensor.shape}", found=f"{len(flat)} elements"
+        )
+    if spec.datatype == "BYTES":
+        array = np.empty(count, dtype=object)
+        for index, value in enumerate(flat):
+            if not isinstance(value, str):
+                raise WrongDatatype(where=f"{tensor.name}[{index}]", expected="text", found=type(value).__name__)
+            array[index] = value.encode()
+        return array.reshape(tensor.shape)
+    return _numbers(tensor.name, flat, spec.dtype).reshape(tensor.shape)
+
+
+def _numbers(name: str, flat: list[Any], dtype: np.dtype[Any]) -> Array:
+    accepted = {"f": (int, float), "b": (bool,)}.get(dtype.kind, (int,))
+    for index, value in enumerate(flat):
+        if not isinstance(value, accepted) or (isinstance(value, bool) and dtype.kind != "b"):
+            raise WrongDatatype(
+                where=f"{name}[{index}]", expected=f"a number for {dtype.name}", found=type(value).__name__
+            )
+    if dtype.kind in "iu" and not _in_range(flat, dtype):
+        limits = np.iinfo(dtype)
+        raise OutOfRange(where=name, expected=f"{limits.min} to {limits.max}", found="a number outside")
+    with np.errstate(over="ignore"):
+        try:
+            return np.array(flat, dtype)
+        except OverflowError:
+            raise OutOfRange(where=name, expected=f"numbers that fit {dtype.name}", found="a larger one") from None
+
+
+def _in_range(values: list[int], dtype: np.dtype[Any]) -> bool:
+    limits = np.iinfo(dtype)
+    return not values or (min(values) >= limits.min and max(values) <= limits.max)
+
+
+def _flatten(data: list[Any]) -> list[Any]:
+    """V2 allows nested rows as well as one flat list."""
+    while data and isinstance(data[0], list):
+        if not all(isinstance(element, list) for element in data):
+            break
+        data = [value for element in data for value in element]
+    return data
+
+
+def _binary_outputs(request: _Request) -> frozenset[str] | bool:
+    if request.outputs:
+        named = frozenset(
+            output.name for output in request.outputs if (output.parameters or {}).get("binary_data") is True
+        )
+        if named:
+            return named
+    return (request.parameters or {}).get("binary_data_output") is True
+
+
+def _bytes_of_array(array: Array) -> bytes:
+    if array.dtype.kind != "O":
+        return np.ascontiguousarray(array).tobytes()
+    parts: list[bytes] = []
+    for value in array.ravel().tolist():
+        data = value if isinstance(value, bytes) else str(value).encode()
+        parts += [struct.pack("<I", len(data)), data]
+    return b"".join(parts)
+
+
+def field_specs(fields: Sequence[Any]) -> tuple[TensorSpec, ...]:
+    """The item's fields as V2 tensors: the batch dimension in front."""
+    return tuple(
+        TensorSpec(name=field.name, datatype=field.datatype, shape=(-1, *field.shape)) for field in fields
+    )
+
+

@@ -1,0 +1,342 @@
+"""One model version as the server serves it: decoded requests in, encoded answers out, its lane between.
+
+Knows the pipeline, the two body formats and the lane; not the sockets, the routes or the repository.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from typing import Any
+
+import msgspec
+
+from onward.errors import DeadlineExceeded, MalformedBody, OnwardError
+from onward.execute.batch import Column, collate
+from onward.pipeline import Pipeline
+from onward.prepare.tabular import TablePreparation
+from onward.runners.serve import plain
+from onward.runners.serve.http import Exchange, Headers, timeout_s
+from onward.runners.serve.lane import INLINE_BELOW_S, Lane, Outputs, Request, Waiting, answer
+from onward.runners.serve.oip import InferDecoder, InferEncoder, InferRequest, field_specs
+from onward.telemetry import ModelMetrics
+from onward.types import Array, Item, Prepared, Result
+
+_MEASURED_RUNS = 5
+_encode = msgspec.json.Encoder().encode
+
+
+class ServedModel:
+    """A warm pipeline with its queue, answering V2 and plain requests. Made and used on the event loop."""
+
+    def __init__(self, pipeline: Pipeline, speed: Speed, pool: Executor) -> None:
+        manifest = pipeline.manifest
+        self.pipeline = pipeline
+        self.id = pipeline.package.id
+        self.signature = pipeline.signature
+        self.metrics = ModelMetrics(self.id.name, self.id.version)
+        self.lane = Lane(pipeline, self.metrics, inline=speed.batch_s < INLINE_BELOW_S)
+        self.speed = speed
+        self._pool = pool
+        self._prepare_inline = speed.prepare_s < INLINE_BELOW_S
+        self._deadline_s = manifest.limits.deadline_ms / 1000
+        self._max_rows = manifest.limits.rows
+        outputs = self.signature.tensor_outputs
+        names = [field.name for field in self.signature.outputs if field.name in {spec.name for spec in outputs}]
+        self.decoder = InferDecoder(
+            self.signature.tensor_inputs, field_specs(self.signature.inputs), names, max_rows=self._max_rows
+        )
+        self.encoder = InferEncoder(self.id.name, self.id.version, outputs)
+        self._answer_tail = b',"package":%b,"version":%b,"request_id":"' % (
+            _encode(self.id.name), _encode(self.id.version),
+        )  # fmt: skip
+
+    # --- Open Inference Protocol V2 ---
+
+    def infer(self, exchange: Exchange) -> None:
+        """Answer `POST /v2/models/…/infer`."""
+        length = exchange.header(b"inference-header-content-length")
+        try:
+            request = self.decoder.decode(exchange.body, None if length is None else _whole(length))
+        except OnwardError as error:
+            self.metrics.fail(error.code)
+            raise
+        fetches = self.pipeline.fetches(request.outputs) if request.outputs else self.pipeline.default_fetches
+        deadline_s = exchange.arrived_s + timeout_s(exchange.header(b"x-onward-timeout-ms"), self._deadline_s)
+        if request.of_fields:
+            items = _items(request)
+            self._prepare(
+                exchange, items,
+                lambda columns, length: self._queue_infer(exchange, request, columns, length, fetches, deadline_s),
+            )  # fmt: skip
+        else:
+            self._queue_infer(exchange, request, request.columns, self._length(request.columns), fetches, deadline_s)
+
+    def _queue_infer(
+        self, exchange: Exchange, request: InferRequest, columns: Mapping[str, Column], length: int,
+        fetches: tuple[str, ...], deadline_s: float,
+    ) -> None:  # fmt: skip
+        work = _Infer(columns, fetches, rows=request.rows, length=length, key=self._key(columns, fetches),
+                      deadline_s=deadline_s)  # fmt: skip
+        work.served = self
+        work.exchange = exchange
+        work.request = request
+        self._submit(exchange, work)
+
+    # --- What people have: JSON fields, text, an image ---
+
+    def plain(self, exchange: Exchange) -> None:
+        """Answer `POST /models/…`."""
+        deadline_s = exchange.arrived_s + timeout_s(exchange.header(b"x-onward-timeout-ms"), self._deadline_s)
+        outputs = plain.requested_outputs(exchange.query)
+        try:
+            fetches = self.pipeline.fetches(outputs) if outputs else self.pipeline.default_fetches
+            content_type = (exchange.header(b"content-type") or b"application/json").decode("latin-1")
+            table = self.pipeline.prepare.table
+            row = self._table_row(table, content_type, exchange.body) if table is not None else None
+            if row is not None and table is not None:
+                call = plain.Call(items=(), many=False, outputs=outputs)
+                self._queue_plain(exchange, call, {table.output: row}, 1, 0, fetches, deadline_s)
+                return
+            items, many = plain.read_items(content_type, exchange.body, self.signature.inputs, max_rows=self._max_rows)
+        except OnwardError as error:
+            self.metrics.fail(error.code)
+            raise
+        call = plain.Call(items=items, many=many, outputs=outputs)
+        self._prepare(
+            exchange, items,
+            lambda columns, length: self._queue_plain(
+                exchange, call, columns, len(items), length, fetches, deadline_s
+            ),
+        )  # fmt: skip
+
+    def _table_row(self, table: TablePreparation, content_type: str, body: bytes | bytearray) -> list[float] | None:
+        """The short way for a table: JSON straight into a row, unless a policy wants to see the item."""
+        if self.pipeline.policy is not None or not content_type.startswith("application/json") or table.bounded:
+            return None
+        return table.decode_row(bytes(body))
+
+    def _queue_plain(
+        self, exchange: Exchange, call: plain.Call, columns: Mapping[str, Column], rows: int, length: int,
+        fetches: tuple[str, ...], deadline_s: float,
+    ) -> None:  # fmt: skip
+        work = _Plain(columns, fetches, rows=rows, length=length, key=self._key(columns, fetches),
+                      deadline_s=deadline_s)  # fmt: skip
+        work.served = self
+        work.exchange = exchange
+        work.call = call
+        self._submit(exchange, work)
+
+    def answer_body(self, call: plain.Call, outputs: Outputs, start: int, rows: int, request_id: str) -> bytes:
+        """The answers of one plain request as JSON."""
+        answers: list[Any] = []
+        for index in range(rows):
+            item = call.items[index] if call.items else {}
+            answers.append(plain.readable(self.pipeline.finish(item, outputs.slice(start + index, 1), call.outputs)))
+        body = b'{"answers":' + _encode(answers) if call.many else b'{"answer":' + _encode(answers[0])
+        return b"".join([body, self._answer_tail, request_id.encode(), b'"}'])
+
+    async def answer(self, items: Sequence[Item], outputs: Sequence[str] = ()) -> list[Result]:
+        """Answer items from a coroutine (the ASGI routes), through the same queue."""
+        fetches = self.pipeline.fetches(outputs)
+        loop = asyncio.get_running_loop()
+        columns, length = await loop.run_in_executor(self._pool, self._prepare_columns, items)
+        deadline_s = time.monotonic() + self._deadline_s
+        request = Waiting(columns, fetches, rows=len(items), length=length, key=self._key(columns, fetches),
+                          deadline_s=deadline_s)  # fmt: skip
+        tensors = await answer(self.lane, request)
+        return [
+            self.pipeline.finish(item, {name: rows[index : index + 1] for name, rows in tensors.items()}, outputs)
+            for index, item in enumerate(items)
+        ]
+
+    # --- Both ---
+
+    def _submit(self, exchange: Exchange, work: Request) -> None:
+        if exchange.disconnected:
+            self.metrics.drop("cancelled")
+            return
+        try:
+            self.lane.submit(work)
+        except OnwardError as error:
+            self.metrics.fail(error.code)
+            raise
+        exchange.on_abandon = lambda: self.lane.cancel(work)
+
+    def _prepare(
+        self, exchange: Exchange, items: Sequence[Item], then: Callable[[Mapping[str, Column], int], None]
+    ) -> None:
+        """Prepare items here when that is quick, else on the pool, and go on with their columns on the loop."""
+        if self._prepare_inline and len(items) == 1:
+            try:
+                then(*self._prepare_columns(items))
+            except OnwardError as error:
+                self.metrics.fail(error.code)
+                raise
+            return
+        loop = asyncio.get_running_loop()
+        future = loop.run_in_executor(self._pool, self._prepare_columns, items)
+
+        def done(future: asyncio.Future[tuple[Mapping[str, Column], int]]) -> None:
+            try:
+                then(*future.result())
+            except OnwardError as error:
+                self.metrics.fail(error.code)
+                exchange.fail(error)
+
+        future.add_done_callback(done)
+
+    def _prepare_columns(self, items: Sequence[Item]) -> tuple[dict[str, Array], int]:
+        prepared: list[Prepared] = []
+        for index, item in enumerate(items):
+            try:
+                prepared.append(self.pipeline.prepare(item))
+            except OnwardError as error:
+                if len(items) > 1:
+                    error.where = f"[{index}] {error.where}".rstrip()
+                raise
+        if len(prepared) == 1:
+            return prepared[0].tensors, prepared[0].length
+        rows = [one.rows for one in prepared]
+        columns = collate(
+            self.signature.tensor_inputs, [one.tensors for one in prepared], rows,
+            pad=self.pipeline.manifest.batching.pad, bucket=sum(rows),
+        )  # fmt: skip
+        return columns, max(one.length for one in prepared)
+
+    def _key(self, columns: Mapping[str, Column], fetches: tuple[str, ...]) -> object:
+        """Requests with equal keys may share a batch: same outputs, same free dimensions but for padded ones."""
+        if self.decoder.fixed_shapes:
+            return fetches if fetches is not self.pipeline.default_fetches else None
+        pad = self.pipeline.manifest.batching.pad
+        shapes = tuple(
+            column.shape[1:] for name, column in columns.items() if name not in pad and not isinstance(column, list)
+        )
+        return (fetches, shapes)
+
+    def _length(self, columns: Mapping[str, Column]) -> int:
+        pad = self.pipeline.manifest.batching.pad
+        if not pad:
+            return 0
+        lengths = {column.shape[1] for name, column in columns.items() if name in pad and not isinstance(column, list)}
+        return max(lengths, default=0)
+
+    async def close(self) -> None:
+        """Finish what is queued, then free the backends."""
+        await self.lane.drain()
+        await asyncio.get_running_loop().run_in_executor(self._pool, self.pipeline.close)
+
+
+class _Answering(Request):
+    """A request with the exchange that waits for it."""
+
+    __slots__ = ("exchange", "served")
+
+    served: ServedModel
+    exchange: Exchange
+
+    def reject(self, error: OnwardError) -> None:
+        """Answer with the error."""
+        if not isinstance(error, DeadlineExceeded):
+            self.served.metrics.fail(error.code)
+        self.exchange.fail(error)
+
+    def _respond(self, body: bytes, content_type: bytes = b"application/json", headers: Headers | None = None) -> None:
+        exchange = self.exchange
+        exchange.respond(body, content_type, headers=headers)
+        self.served.metrics.request_s.observe(time.monotonic() - exchange.arrived_s)
+
+
+class _Infer(_Answering):
+    """A V2 request."""
+
+    __slots__ = ("request",)
+
+    request: InferRequest
+
+    def resolve(self, outputs: Outputs, start: int) -> None:
+        """Answer with the rows, in the form that was asked for."""
+        request, rows = self.request, self.rows
+        encoder = self.served.encoder
+        if request.binary is False:
+            values = []
+            for index in range(len(outputs.names)):
+                lists = outputs.rows(index)
+                values.append(lists[start] if rows == 1 else [v for row in lists[start : start + rows] for v in row])
+            body = encoder.encode_rows(request.id, outputs.names, rows, values)
+            if body is not None:
+                self._respond(body)
+                return
+        tensors = outputs.slice(start, rows)
+        if request.outputs:
+            tensors = {name: tensors[name] for name in request.outputs}
+        body, header_length = encoder.encode(request.id, tensors, request.binary)
+        if header_length is None:
+            self._respond(body)
+        else:
+            headers = [(b"inference-header-content-length", b"%d" % header_length)]
+            self._respond(body, b"application/octet-stream", headers)
+
+
+class _Plain(_Answering):
+    """A plain request."""
+
+    __slots__ = ("call",)
+
+    call: plain.Call
+
+    def resolve(self, outputs: Outputs, start: int) -> None:
+        """Answer with what a person reads."""
+        try:
+            body = self.served.answer_body(self.call, outputs, start, self.rows, self.exchange.request_id)
+        except OnwardError as error:
+            self.reject(error)
+        else:
+            self._respond(body)
+
+
+class Speed:
+    """What warm-up measured: a full batch's forward pass and one item's preparation, both warm, in seconds."""
+
+    def __init__(self, pipeline: Pipeline, items: Sequence[Item]) -> None:
+        prepared = []
+        self.prepare_s = 0.0
+        for item in items:
+            self.prepare_s = max(self.prepare_s, _best_s(lambda item=item: prepared.append(pipeline.prepare(item))))
+        if not prepared:
+            self.batch_s = 1.0
+            return
+        limit = pipeline.manifest.batching.max_batch_size
+        tensors = [max(prepared, key=lambda one: one.length).tensors] * limit
+        rows = [1] * limit
+        fetches = pipeline.default_fetches
+        feeds = pipeline.collate(tensors, rows, bucket=limit)
+        self.batch_s = _best_s(lambda: pipeline.run(feeds, fetches))
+
+
+def _best_s(call: Callable[[], object]) -> float:
+    best = float("inf")
+    for _ in range(_MEASURED_RUNS):
+        started = time.perf_counter()
+        call()
+        best = min(best, time.perf_counter() - started)
+    return best
+
+
+def _items(request: InferRequest) -> list[Item]:
+    """A V2 request for the item's fields as items, one a row."""
+    columns = {
+        name: column if isinstance(column, list) else list(column) for name, column in request.columns.items()
+    }
+    return [{name: column[row] for name, column in columns.items()} for row in range(request.rows)]
+
+
+def _whole(value: bytes) -> int:
+    if not value.isdigit():
+        raise MalformedBody(
+            where="Inference-Header-Content-Length", expected="a whole number", found=value.decode("latin-1")
+        )
+    return int(value)
+

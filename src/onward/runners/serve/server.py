@@ -1,0 +1,146 @@
+"""The real-time runner: sockets, signals and the life of the server process.
+
+start → listen (live, not ready) → load and warm every model → ready → SIGTERM: not ready → drain → exit 0.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import ipaddress
+import logging
+import os
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvicorn
+import uvloop
+from starlette.applications import Starlette
+
+from onward.errors import UsageError
+from onward.package.repository import Repository
+from onward.runners.serve.admin import make_admin_app
+from onward.runners.serve.app import make_app
+from onward.runners.serve.http import protocol_for
+from onward.runners.serve.models import Models
+
+_log = logging.getLogger("onward.serve")
+_KEEP_ALIVE_S = 75
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeOptions:
+    """How to serve. `drain_grace_s` is how long SIGTERM keeps accepting while "not ready" spreads."""
+
+    repository: Path
+    host: str = "127.0.0.1"
+    port: int = 8000
+    admin_port: int = 8002
+    insecure: bool = False
+    keep_versions: int = 1
+    watch_interval_s: float = 1.0
+    drain_grace_s: float = 0.0
+    drain_timeout_s: float = 30.0
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server; signals are handled below, for both ports together."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals alone."""
+        yield
+
+
+def serve(options: ServeOptions) -> None:
+    """Serve until SIGTERM or SIGINT; returns after the drain."""
+    _check_host(options)
+    repository = Repository(options.repository)
+    uvloop.run(_serve(options, repository))
+
+
+async def _serve(options: ServeOptions, repository: Repository) -> None:
+    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1, thread_name_prefix="onward-pool") as pool:
+        models = Models(repository, pool, keep_versions=options.keep_versions)
+        public = _Server(_config(make_app(models), options, options.port, http=protocol_for(models.routes)))
+        admin = _Server(_config(make_admin_app(models), options, options.admin_port, host="127.0.0.1"))
+        servers = [public, admin]
+        running = [asyncio.create_task(server.serve()) for server in servers]
+        _stop_on_signals(servers, models, options.drain_grace_s)
+        background = asyncio.create_task(_keep_loaded(models, options.watch_interval_s))
+        try:
+            await asyncio.gather(*running)
+        finally:
+            background.cancel()
+            for server in servers:
+                server.should_exit = True
+            await models.close()
+    _log.info("drained; bye")
+
+
+async def _keep_loaded(models: Models, interval_s: float) -> None:
+    await models.scan()
+    # What is loaded stays: the collector need not walk through it again, and pauses in answering get shorter.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
+    if models.ready:
+        _log.info("ready: %s", ", ".join(models.names()) or "no models yet")
+    if interval_s > 0:
+        await models.watch(interval_s)
+
+
+def _config(
+    app: Starlette, options: ServeOptions, port: int, *, http: type[asyncio.Protocol] | str = "httptools",
+    host: str = "",
+) -> uvicorn.Config:  # fmt: skip
+    return uvicorn.Config(
+        app,
+        host=host or options.host,
+        port=port,
+        http=http,  # type: ignore[arg-type]
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=int(options.drain_timeout_s),
+        backlog=4096,
+    )
+
+
+def _stop_on_signals(servers: list[_Server], models: Models, grace_s: float) -> None:
+    loop = asyncio.get_running_loop()
+
+    def exit_all() -> None:
+        for server in servers:
+            server.should_exit = True
+
+    def stop(name: str) -> None:
+        if servers[0].should_exit:
+            for server in servers:
+                server.force_exit = True
+        _log.info("%s: not ready any more, draining", name)
+        models.stop_accepting()
+        loop.call_later(grace_s, exit_all)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop, number.name)
+
+
+def _check_host(options: ServeOptions) -> None:
+    """Nobody should open a server without keys to a network by accident."""
+    try:
+        loopback = options.host == "localhost" or ipaddress.ip_address(options.host).is_loopback
+    except ValueError:
+        loopback = False
+    if not loopback and not options.insecure:
+        raise UsageError(
+            "serving beyond this machine without keys needs --insecure",
+            where="--host", expected="a loopback address", found=options.host,
+        )  # fmt: skip

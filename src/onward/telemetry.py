@@ -1,0 +1,123 @@
+"""What a served model has done, counted cheaply on the hot path and rendered for Prometheus when scraped.
+
+A few integer additions a request; no locks, since only the event loop writes. Knows nothing of HTTP.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
+from typing import Protocol
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.registry import Collector
+
+# Upper bounds in seconds, from an inline forward pass to a slow document.
+DURATION_BOUNDS_S = (
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+)  # fmt: skip
+BATCH_BOUNDS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+class Histogram:
+    """Counts by upper bound, and their sum."""
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float) -> None:
+        """Count one value."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+    def cumulative(self) -> list[tuple[str, float]]:
+        """Prometheus' form: (upper bound, number of values up to it)."""
+        buckets, seen = [], 0
+        for bound, count in zip((*map(str, self.bounds), "+Inf"), self.counts, strict=True):
+            seen += count
+            buckets.append((bound, float(seen)))
+        return buckets
+
+
+class ModelMetrics:
+    """The counters of one model version."""
+
+    __slots__ = (
+        "batch_rows", "batches", "failures", "name", "queue_s", "queued_rows", "request_s", "rows", "run_s",
+        "shed", "version",
+    )  # fmt: skip
+
+    def __init__(self, name: str, version: str) -> None:
+        self.name = name
+        self.version = version
+        self.request_s = Histogram(DURATION_BOUNDS_S)
+        self.queue_s = Histogram(DURATION_BOUNDS_S)
+        self.run_s = Histogram(DURATION_BOUNDS_S)
+        self.batch_rows = Histogram(BATCH_BOUNDS)
+        self.rows = 0
+        self.queued_rows = 0
+        self.failures: dict[str, int] = {}
+        self.shed: dict[str, int] = {}
+
+    def fail(self, code: str) -> None:
+        """Count a request that got an error."""
+        self.failures[code] = self.failures.get(code, 0) + 1
+
+    def drop(self, reason: str) -> None:
+        """Count a request that was dropped before it was computed."""
+        self.shed[reason] = self.shed.get(reason, 0) + 1
+
+
+class ServedMetrics(Protocol):
+    """Where the collector finds the counters at the time of a scrape."""
+
+    def __call__(self) -> Iterable[ModelMetrics]:
+        """All counters, of models served now."""
+        ...
+
+
+class ModelCollector(Collector):
+    """Renders the counters in Prometheus' text format through `prometheus_client`."""
+
+    def __init__(self, served: ServedMetrics) -> None:
+        self._served = served
+
+    def describe(self) -> list[HistogramMetricFamily]:
+        """Nothing fixed: the families depend on what is served."""
+        return []
+
+    def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily]:
+        """One family a metric, one sample a model version."""
+        served = list(self._served())
+        labels = ["model", "version"]
+        histograms = {
+            "request_s": ("onward_request_duration_seconds", "From the whole request read to the answer written"),
+            "queue_s": ("onward_queue_duration_seconds", "Waiting of the oldest request of each batch"),
+            "run_s": ("onward_batch_duration_seconds", "Forward passes"),
+            "batch_rows": ("onward_batch_rows", "Rows run together"),
+        }
+        for attribute, (name, text) in histograms.items():
+            family = HistogramMetricFamily(name, text, labels=labels)
+            for model in served:
+                histogram: Histogram = getattr(model, attribute)
+                family.add_metric([model.name, model.version], histogram.cumulative(), histogram.total)
+            yield family
+        rows = CounterMetricFamily("onward_rows", "Rows answered", labels=labels)
+        queued = GaugeMetricFamily("onward_queue_rows", "Rows waiting for a forward pass", labels=labels)
+        failures = CounterMetricFamily("onward_request_failures", "Requests with an error", labels=[*labels, "code"])
+        shed = CounterMetricFamily("onward_requests_shed", "Requests never computed", labels=[*labels, "reason"])
+        for model in served:
+            rows.add_metric([model.name, model.version], model.rows)
+            queued.add_metric([model.name, model.version], model.queued_rows)
+            for code, count in model.failures.items():
+                failures.add_metric([model.name, model.version, code], count)
+            for reason, count in model.shed.items():
+                shed.add_metric([model.name, model.version, reason], count)
+        yield rows
+        yield queued
+        yield failures
+        yield shed
