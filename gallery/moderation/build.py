@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,7 +57,7 @@ def build(out: Path, *, progress: Progress) -> None:
     onnx.save(packed, str(out / "model.onnx"))
     onnx.save(prepare_graph(), str(out / "prepare.onnx"))
     progress("comparing with the original", 0.4)
-    compare(original, packed)
+    compare(original, packed, compared_inputs())
     progress("writing the examples", 0.9)
     write_examples(out, original)
     (out / "labels.txt").write_text("\n".join(LABELS) + "\n", encoding="utf-8")
@@ -125,13 +125,12 @@ def compared_inputs() -> list[Array]:
     return inputs
 
 
-def compare(original: onnx.ModelProto, packed: onnx.ModelProto) -> float:
-    """The largest difference of any score on `compared_inputs`; raises ParityError above `TOLERANCE`."""
-    inputs = np.concatenate(compared_inputs())  # (64, 224, 224, 3)
+def compare(original: onnx.ModelProto, packed: onnx.ModelProto, inputs: Sequence[Array]) -> float:
+    """The largest difference of any score on the inputs; raises ParityError above `TOLERANCE`."""
     largest = 0.0
     old, new = session(original), session(packed)
     for start in range(0, len(inputs), 8):
-        batch = inputs[start : start + 8]
+        batch = np.concatenate(inputs[start : start + 8])  # (8, 224, 224, 3)
         wanted = old.run(None, {old.get_inputs()[0].name: batch})[0]
         scores, nsfw = new.run(["scores", "nsfw"], {"image": batch})
         largest = max(largest, float(np.abs(wanted - scores).max()), float(np.abs(wanted[:, 1] - nsfw).max()))
