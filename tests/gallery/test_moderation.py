@@ -19,10 +19,8 @@ from gallery.fetch import load_source
 from gallery.moderation import build as moderation
 from gallery.vision.photos import PHOTOS, Photo, read_photo
 from onward.errors import ParityError
-from onward.package.manifest import load_manifest
-from onward.package.package import Package
+from onward.package.pack import assemble
 from onward.pipeline import Pipeline
-from onward.types import PackageId
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pipeline(folder: Path) -> Pipeline:
-    manifest = load_manifest(folder / "onward.toml")
-    name, version = manifest.package.name, manifest.package.version
-    return Pipeline(Package(folder=folder, manifest=manifest, id=PackageId(name=name, version=version, digest="0" * 64)))
+    return Pipeline(assemble(folder))
 
 
 @pytest.fixture(scope="module")

@@ -16,10 +16,8 @@ from gallery.fetch import load_source
 from gallery.reference import inputs as reference
 from gallery.vision import build as vision
 from gallery.vision.photos import PHOTOS, Photo, read_photo
-from onward.package.manifest import load_manifest
-from onward.package.package import Package
+from onward.package.pack import assemble
 from onward.pipeline import Pipeline
-from onward.types import PackageId
 
 SHOWING = [photo for photo in PHOTOS if photo.shows]
 LABELLED = Path(vision.__file__).with_name("labelled.toml")
@@ -37,9 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pipeline(folder: Path) -> Pipeline:
-    manifest = load_manifest(folder / "onward.toml")
-    name, version = manifest.package.name, manifest.package.version
-    return Pipeline(Package(folder=folder, manifest=manifest, id=PackageId(name=name, version=version, digest="0" * 64)))
+    return Pipeline(assemble(folder))
 
 
 def encoded(image: Image.Image, format_: str = "PNG") -> bytes:
