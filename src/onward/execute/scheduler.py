@@ -41,8 +41,8 @@ class State(enum.Enum):
 class Work:
     """One request's rows on their way through the scheduler; the driver subclasses it to carry the request.
 
-    `rows` is its cost, at least 1. Work with different `key` never shares a batch; `length` (0: fixed shape) is bucketed.
-    `deadline_s` is on the same clock as every `now_s`.
+    `rows` is its cost, at least 1. Work with different `key` never shares a batch; `length` (0: fixed shape) is
+    bucketed. `deadline_s` is on the same clock as every `now_s`.
     """
 
     __slots__ = ("arrived_s", "deadline_s", "key", "length", "rows", "state")
@@ -210,7 +210,7 @@ class Scheduler:
         return False
 
     def _full_queue(self, now_s: float) -> deque[Work] | None:
-        """Of the queues whose live work fills a batch, and so gains nothing by waiting, the one with the oldest head."""
+        """Of the queues whose live work fills a batch, so that waiting gains nothing, the one with the oldest head."""
         oldest: deque[Work] | None = None
         for queue in self._queues.values():
             if queue and (oldest is None or queue[0].arrived_s < oldest[0].arrived_s):
