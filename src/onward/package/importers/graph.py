@@ -44,7 +44,7 @@ class GraphWriter:
     def constant(self, name: str, value: Array) -> str:
         """Add a constant tensor under a readable name and return the name to refer to it."""
         unique = self._unique(name)
-        self._constants[unique] = np.ascontiguousarray(value)
+        self._constants[unique] = np.asarray(value, order="C")  # ascontiguousarray would give a scalar an axis
         return unique
 
     def ints(self, name: str, *values: int) -> str:

@@ -11,7 +11,7 @@ import math
 import mmap
 import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -78,7 +78,7 @@ def _span(name: str, entry: object, size: int) -> tuple[str, tuple[int, ...], in
     """Datatype, shape and the half-open byte range of one header entry, checked against each other."""
     if not isinstance(entry, dict):
         raise BrokenSafetensors("a header entry is not an object", where=name)
-    datatype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
+    datatype, shape, offsets = (entry.get(key) for key in ("dtype", "shape", "data_offsets"))
     if not isinstance(datatype, str) or datatype not in DATATYPES:
         raise BrokenSafetensors("unknown datatype", where=name, expected=", ".join(DATATYPES), found=repr(datatype))
     if not _naturals(shape) or not _naturals(offsets) or len(offsets) != 2:
@@ -93,7 +93,7 @@ def _span(name: str, entry: object, size: int) -> tuple[str, tuple[int, ...], in
     return datatype, tuple(shape), start, stop
 
 
-def _naturals(value: Any) -> bool:
+def _naturals(value: Any) -> TypeGuard[list[int]]:
     return isinstance(value, list) and all(type(item) is int and 0 <= item < 1 << 63 for item in value)
 
 

@@ -51,6 +51,7 @@ class Sealed:
     """A stand-in that a pickle may refer to and not change: no __dict__, and no attribute can be set."""
 
     __slots__ = ("name",)
+    name: str
 
     def __init__(self, name: str) -> None:
         object.__setattr__(self, "name", name)
@@ -69,6 +70,7 @@ class Rebuilder(Sealed):
     """Stands for a function of PyTorch's that a pickle calls."""
 
     __slots__ = ("rebuild",)
+    rebuild: Callable[..., Tensor]
 
     def __init__(self, rebuild: Callable[..., Tensor]) -> None:
         super().__init__(rebuild.__name__)
@@ -76,8 +78,7 @@ class Rebuilder(Sealed):
 
     def __call__(self, *arguments: Any) -> Tensor:
         """Rebuild a tensor from what the pickle says about it."""
-        rebuilt: Tensor = self.rebuild(*arguments)
-        return rebuilt
+        return self.rebuild(*arguments)
 
 
 class Storage:
@@ -266,10 +267,10 @@ def main(arguments: list[str]) -> int:
                 with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                     np.lib.format.write_array(member, value.array(), allow_pickle=False)
     except Refused as error:
-        print(error, file=sys.stderr)
+        sys.stderr.write(f"{error}\n")
         return REFUSED
-    except Exception as error:  # noqa: BLE001  # a malformed pickle may raise anything; all of it means the same to the parent
-        print(f"the file is malformed: {type(error).__name__}: {error}", file=sys.stderr)
+    except Exception as error:  # a malformed pickle may raise anything; all of it means the same to the parent
+        sys.stderr.write(f"the file is malformed: {type(error).__name__}: {error}\n")
         return REFUSED
     return 0
 
