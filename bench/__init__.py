@@ -1,0 +1,1 @@
+"""Side-by-side measurements of Onward and other inference servers on one machine."""
