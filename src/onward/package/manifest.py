@@ -188,6 +188,8 @@ def _output(section: Section) -> Field:
         datatype=section.text("datatype", choices=NUMPY_OF_DATATYPE),
         shape=section.shape("shape"),
         units=section.text("units", ""),
+        minimum=section.number("minimum"),
+        maximum=section.number("maximum"),
         on_request=section.flag("on_request", False),
         private=section.flag("private", False),
         description=section.text("description", ""),

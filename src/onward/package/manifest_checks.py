@@ -35,6 +35,8 @@ def check_manifest(manifest: Manifest, document: Document) -> None:
     }
     for index, field in enumerate(manifest.inputs):
         _check_input(document, f"input[{index}]", field, missing_is_nan=field.name in unknown_is_nan)
+    for index, field in enumerate(manifest.outputs):
+        _check_range(document, f"output[{index}]", field)
     _check_prepare(manifest, document)
     _check_generate(manifest, document)
 
@@ -56,17 +58,22 @@ def _check_input(document: Document, path: str, field: Field, *, missing_is_nan:
     if field.categories and (field.datatype != "BYTES" or field.shape):
         expected = 'datatype = "BYTES" and shape = [] with categories'
         document.problem(f"{path}.datatype", "does not fit the categories", expected=expected, found=field.datatype)
+    _check_range(document, path, field)
+    if field.default is not None:
+        _check_default(document, f"{path}.default", field, numeric=numeric)
+    elif not field.required and not field.datatype.startswith("FP") and not (field.categories and missing_is_nan):
+        expected = 'a default; only FP16, FP32, FP64 and, with unknown = "nan", categories can be missing (NaN)'
+        document.problem(f"{path}.required", "an optional input needs a default", expected=expected)
+
+
+def _check_range(document: Document, path: str, field: Field) -> None:
+    numeric = field.datatype not in ("BYTES", "BOOL")
     for key in ("minimum", "maximum"):
         if getattr(field, key) is not None and not numeric:
             document.problem(f"{path}.{key}", "only for numbers", expected="a numeric datatype", found=field.datatype)
     if field.minimum is not None and field.maximum is not None and field.minimum > field.maximum:
         expected = f"at least the minimum, {field.minimum}"
         document.problem(f"{path}.maximum", "below the minimum", expected=expected, found=str(field.maximum))
-    if field.default is not None:
-        _check_default(document, f"{path}.default", field, numeric=numeric)
-    elif not field.required and not field.datatype.startswith("FP") and not (field.categories and missing_is_nan):
-        expected = 'a default; only FP16, FP32, FP64 and, with unknown = "nan", categories can be missing (NaN)'
-        document.problem(f"{path}.required", "an optional input needs a default", expected=expected)
 
 
 def _check_default(document: Document, key: str, field: Field, *, numeric: bool) -> None:

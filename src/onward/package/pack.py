@@ -27,7 +27,7 @@ from onward.package.package import Package, open_package
 from onward.package.parity import compare, compare_labels
 from onward.package.records import PackageInfo
 from onward.package.tensors import GraphSession
-from onward.types import Array, Item, Result
+from onward.types import NUMPY_OF_DATATYPE, Array, Item, Result
 
 __all__ = ["RunPackage", "assemble", "pack"]
 
@@ -94,7 +94,7 @@ def _info(source: Any, name: str, version: str, licence: str, description: str) 
 
 def _name_of(text: str) -> str:
     """A package name made of a file or class name: `HistGradientBoosting` → `hist-gradient-boosting`."""
-    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", text).lower()
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", text).lower()
     name = re.sub(r"[^a-z0-9_-]+", "-", words).strip("-_")
     return (name if name[:1].isalpha() else f"model-{name}")[:64].strip("-_")
 
@@ -141,9 +141,12 @@ def _write(draft: Draft, folder: Path) -> None:
 def _examples(draft: Draft) -> list[Example]:
     """Golden examples from rows spread over the sample, with the original's outputs."""
     examples: list[Example] = []
+    datatypes = {field.name: NUMPY_OF_DATATYPE[field.datatype] for field in draft.manifest.outputs}
     values = 0
     for row in _spread(len(draft.items), MAX_EXAMPLES):
-        tensors = {name: tensor[row] for name, tensor in draft.reference.items() if row < len(tensor)}
+        tensors = {
+            name: tensor[row].astype(datatypes[name]) for name, tensor in draft.reference.items() if row < len(tensor)
+        }
         values += sum(np.size(value) for value in (*draft.items[row].values(), *tensors.values()))
         if not tensors or values > MAX_EXAMPLE_VALUES:
             break

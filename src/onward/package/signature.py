@@ -236,13 +236,13 @@ def _made_by_generate(manifest: Manifest) -> list[str]:
 
 
 def _fits(shape: Sequence[int], wanted: Sequence[int]) -> bool:
-    return len(shape) == len(wanted) and all(
-        -1 in pair or pair[0] == pair[1] for pair in zip(shape, wanted, strict=True)
-    )
+    if len(shape) != len(wanted):
+        return False
+    return all(-1 in sizes or sizes[0] == sizes[1] for sizes in zip(shape, wanted, strict=True))
 
 
 def _feeds(have: Sequence[int], wanted: Sequence[int], *, batched: bool) -> bool:
-    """Whether a made tensor fits a graph's input. A prepare graph may take an item with or without the row dimension."""
+    """Whether a made tensor fits a graph's input. A prepare graph may take an item without the row dimension."""
     if batched:
         return _fits(have[1:], wanted[1:])
     return _fits(have, wanted) or _fits(have[1:], wanted)

@@ -1,0 +1,207 @@
+"""Imports scikit-learn classifiers and regressors, pipelines with column transformers among them, through skl2onnx."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+import numpy as np
+
+from onward.errors import PackageError, ParityError, UsageError
+from onward.package.examples import TOLERANCE
+from onward.package.importers.draft import Draft
+from onward.package.importers.extra import need
+from onward.package.importers.frame import Frame, frame_of
+from onward.package.importers.tablegraph import GraphOutput, convert, surround
+from onward.package.importers.tabular import MARGINS, PREDICTION, SCORES, Original, draft_of_table
+from onward.package.parity import compare_labels
+from onward.package.records import PackageInfo
+
+TARGET_OPSET = {"": 17, "ai.onnx.ml": 3}
+_PURPOSE = "packing a scikit-learn model"
+
+
+def draft_of_sklearn(estimator: Any, info: PackageInfo, *, sample: Any, tolerance: float | None = None) -> Draft:
+    """Make a draft of a fitted estimator, with the sample's column names as inputs.
+
+    Raises `UsageError` for what is neither classifier nor regressor, `PackageError` where skl2onnx cannot convert
+    it, `ParityError` where the converted model does not answer as the original does on the sample.
+    """
+    need("skl2onnx", _PURPOSE)
+    names = [str(name) for name in getattr(estimator, "feature_names_in_", ())]
+    frame = frame_of(sample, names=names, categories=_trained_categories(estimator))
+    original = _original(estimator, sample)
+    texts = [column.kind == "category" for column in frame.columns]
+    if any(texts) and not all(texts) and not _takes_columns(estimator):
+        expected = "a pipeline that begins with a ColumnTransformer, or columns of numbers only"
+        raise UsageError("the estimator takes text and numbers in one table", expected=expected)
+    conversions: list[Callable[[], bytes]] = [
+        lambda: _converted(estimator, frame, original, double=False),
+        lambda: _converted(estimator, frame, original, double=True),
+    ]
+    return draft_of_table(info, frame, original, conversions, unknown=_unknown(estimator, frame), tolerance=tolerance)
+
+
+def _original(estimator: Any, sample: Any) -> Original:
+    base = need("sklearn.base", _PURPOSE)
+    if base.is_regressor(estimator):
+        values = np.asarray(estimator.predict(sample))
+        return Original(output=PREDICTION, values=values)
+    if not base.is_classifier(estimator):
+        expected = "a classifier or a regressor, or a pipeline that ends in one"
+        raise UsageError("cannot pack this estimator", expected=expected, found=type(estimator).__name__)
+    labels = np.asarray(estimator.predict(sample))
+    if labels.ndim != 1:
+        raise UsageError("the classifier gives several labels a row", expected="one label a row")
+    classes = tuple(str(name) for name in estimator.classes_)
+    if hasattr(estimator, "predict_proba"):
+        output, values = SCORES, np.asarray(estimator.predict_proba(sample))
+    else:
+        output, values = MARGINS, np.asarray(estimator.decision_function(sample))
+        if values.ndim == 1:  # the margin of the second of two classes
+            values = np.stack([-values, values], axis=1)
+    if values.shape != (len(labels), len(classes)):
+        found = f"{output} of shape {list(values.shape)} for {len(classes)} classes"
+        raise UsageError("the classifier does not give a score for each class", found=found)
+    original = Original(output=output, values=values, classes=classes, labels=tuple(map(str, labels)))
+    best = [classes[int(index)] for index in np.argmax(values, axis=1)]
+    try:
+        compare_labels(original.labels, best, values, tolerance=TOLERANCE)
+    except ParityError as error:
+        expected = f"a classifier that answers its best class, as {type(estimator).__name__} does not: {error}"
+        raise UsageError(f"predict and {output} of the classifier disagree", expected=expected) from None
+    return original
+
+
+def _converted(estimator: Any, frame: Frame, original: Original, *, double: bool) -> bytes:
+    types = need("skl2onnx.common.data_types", _PURPOSE)
+    number = types.DoubleTensorType if double else types.FloatTensorType
+    texts = [column.kind == "category" for column in frame.columns]
+    width = len(frame.columns)
+    if _takes_columns(estimator) and (frame.is_named or any(texts)):
+        initial = [
+            (column.name, (types.StringTensorType if is_text else number)([None, 1]))
+            for column, is_text in zip(frame.columns, texts, strict=True)
+        ]
+    elif all(texts):
+        initial = [("every column", types.StringTensorType([None, width]))]
+    else:
+        initial = [("every column", number([None, width]))]
+    model = _convert(estimator, initial, original)
+    source = model.graph.output[1 if original.classes else 0].name
+    wanted = GraphOutput(source=source, name=original.output, shape=original.values.shape[1:])
+    return surround(model, frame, [wanted], double=double)
+
+
+def _convert(estimator: Any, initial: list[tuple[str, Any]], original: Original) -> Any:
+    """Convert with the options that this kind of estimator knows: skl2onnx refuses an option that it does not."""
+    skl2onnx = need("skl2onnx", _PURPOSE)
+    choices: list[dict[str, bool]] = [{}]
+    if original.classes:
+        raw = {"raw_scores": True} if original.output == MARGINS else {}
+        choices = [{"zipmap": False} | raw, raw, {}]
+    for options in choices:
+        try:
+            return convert(
+                skl2onnx.convert_sklearn,
+                estimator,
+                initial_types=initial,
+                options={id(estimator): options} if options else None,
+                custom_conversion_functions=_conversions(),
+                target_opset=TARGET_OPSET,
+            )
+        except PackageError as error:
+            if options == choices[-1] or not isinstance(error.__cause__, NameError):
+                raise
+    raise AssertionError("the last choice returns or raises")
+
+
+def _conversions() -> dict[type, Callable[[Any, Any, Any], None]]:
+    """skl2onnx's own conversions of histogram boosting, with attributes as plain numbers.
+
+    scikit-learn 1.9 keeps tree nodes as UINT32, which `onnx.helper.make_node` does not take for integers.
+    """
+    registration = need("skl2onnx.common._registration", _PURPOSE)
+    ensemble = need("sklearn.ensemble", _PURPOSE)
+
+    def plain(alias: str) -> Callable[[Any, Any, Any], None]:
+        stock = registration.get_converter(alias)
+        return lambda scope, operator, container: stock(scope, operator, _PlainContainer(container))
+
+    return {
+        ensemble.HistGradientBoostingClassifier: plain("SklearnHistGradientBoostingClassifier"),
+        ensemble.HistGradientBoostingRegressor: plain("SklearnHistGradientBoostingRegressor"),
+    }
+
+
+class _PlainContainer:
+    """A converter's container that turns numpy numbers in attributes into Python's."""
+
+    def __init__(self, container: Any) -> None:
+        self._container = container
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._container, name)
+
+    def add_node(self, *arguments: Any, **attributes: Any) -> Any:
+        """Add a node to the container."""
+        plain = {name: self._plain(value) for name, value in attributes.items()}
+        return self._container.add_node(*arguments, **plain)
+
+    @staticmethod
+    def _plain(value: Any) -> Any:
+        if not isinstance(value, list):
+            return value
+        return [element.item() if isinstance(element, np.generic) else element for element in value]
+
+
+def _takes_columns(estimator: Any) -> bool:
+    """Whether the estimator picks its columns by itself: it is, or begins with, a column transformer."""
+    steps = getattr(estimator, "steps", None)
+    first = steps[0][1] if steps else estimator
+    return hasattr(first, "transformers_")
+
+
+def _parts(estimator: Any) -> Iterator[Any]:
+    """An estimator and those inside it, outermost first."""
+    yield estimator
+    for _, step in getattr(estimator, "steps", None) or ():
+        yield from _parts(step)
+
+
+def _trained_categories(estimator: Any) -> dict[str, tuple[str, ...]]:
+    """The text categories that encoders were trained with, by column name."""
+    found: dict[str, tuple[str, ...]] = {}
+    names = [str(name) for name in getattr(estimator, "feature_names_in_", ())]
+    for part in _parts(estimator):
+        groups = [(part, names)] if hasattr(part, "categories_") else []
+        for _, transformer, columns in getattr(part, "transformers_", ()):
+            groups.append((transformer, _column_names(columns, names)))
+        for transformer, columns in groups:
+            encoder = next((inner for inner in _parts(transformer) if hasattr(inner, "categories_")), None)
+            for name, categories in zip(columns, getattr(encoder, "categories_", ()), strict=False):
+                if all(isinstance(category, str) for category in categories):
+                    found.setdefault(name, tuple(map(str, categories)))
+    return found
+
+
+def _column_names(columns: Any, names: list[str]) -> list[str]:
+    if isinstance(columns, str):
+        return [columns]
+    if isinstance(columns, slice):
+        return names[columns] if isinstance(columns.start, int | None) else []
+    chosen = np.asarray(columns)
+    if chosen.dtype.kind in "biu" and names:
+        return [str(name) for name in np.asarray(names, dtype=object)[chosen]]
+    return [str(name) for name in chosen.tolist()]
+
+
+def _unknown(estimator: Any, frame: Frame) -> Literal["error", "nan"]:
+    """Whether the estimator answers for categories that it was not trained with."""
+    try:
+        parameters = estimator.get_params(deep=True)
+    except (AttributeError, TypeError) as error:
+        raise PackageError(f"the estimator does not tell its parameters: {error}") from None
+    tolerant = any(key.endswith("handle_unknown") and value != "error" for key, value in parameters.items())
+    missing = any(column.kind == "category" and column.has_missing for column in frame.columns)
+    return "nan" if tolerant or missing else "error"
