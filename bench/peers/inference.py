@@ -118,6 +118,11 @@ class Model:
         return self._input_names[0]
 
     @property
+    def input_shape(self) -> list[int | str]:
+        """The shape of the model's first input, the batch first."""
+        return list(self._session.get_inputs()[0].shape)
+
+    @property
     def output_name(self) -> str:
         """The model's first output: `y` for the perceptrons."""
         return self._output_names[0]

@@ -47,7 +47,7 @@ class Triton:
         return "Triton 2.51 (nvidia-pytriton 0.7.0), Python backend, onnxruntime"
 
     def settings(self, served: Served) -> list[Setting]:
-        """Instances 1 and 2, onnxruntime threads 1 and 2, queue delays 0, 100 and 500 µs, HTTP threads 8 (default) and 2."""
+        """Instances 1 and 2, onnxruntime threads 1 and 2, queue delays 0 to 1,000 µs, HTTP threads 8 (default) and 2."""
         plain = {"instances": 1, "threads": 1, "delay_us": 0, "max_batch": 64, "http_threads": 8}
         tried = [
             plain,
@@ -56,8 +56,10 @@ class Triton:
             plain | {"threads": 2},
             plain | {"delay_us": 100},
             plain | {"delay_us": 500},
+            plain | {"delay_us": 500, "http_threads": 2},
+            plain | {"delay_us": 1000, "http_threads": 2, "max_batch": 128},
             plain | {"instances": 2, "http_threads": 2},
-            plain | {"threads": 2, "http_threads": 2},
+            plain | {"instances": 2, "http_threads": 2, "delay_us": 500},
         ]
         if served.form in {"image", "text"}:
             tried = [plain, *[one for one in tried[1:] if one["delay_us"] == 0]]
