@@ -55,7 +55,8 @@ def write_image_prepare(
     - crop-resize: cut the centre square of side `min(height, width) * crop // short_side`, then resize it to `crop`.
       The cheapest, since only what is kept is resized; with antialias the same as Pillow's `crop` and `resize`.
     - resize-crop: resize the short side to `short_side`, then cut the centre, as torchvision does.
-    - stretch-crop: resize both sides to `short_side`, whatever the aspect, then cut the centre.
+    - stretch-crop: resize both sides to `short_side`, whatever the aspect, then cut the centre. onnxruntime fails on
+      sides beyond some ten million pixels.
 
     With `antialias` the filter widens with the factor of reduction, as Pillow's does; without, it is sampled between
     neighbours, as OpenCV's is. Raises ValueError for sizes that do not fit each other.
