@@ -15,7 +15,7 @@ __version__ = "0.1.0"
 __all__ = ["__version__", "open", "pack"]
 
 
-def open(path: Any, *, check: bool = True) -> Pipeline:  # noqa: A001
+def open(path: Any, *, check: bool = True) -> Pipeline:
     """Open a package folder or archive; call the result with an input, or its `batch` with several.
 
     With `check`, the golden examples are run first. Raises `onward.errors.OnwardError`.
@@ -27,6 +27,9 @@ def open(path: Any, *, check: bool = True) -> Pipeline:  # noqa: A001
 
 def pack(source: Any, out: Any, **options: Any) -> Any:
     """Pack a model file or a fitted estimator; see `onward.package.pack.pack`."""
-    from onward.package.pack import pack as pack_source
+    from pathlib import Path
 
-    return pack_source(source, out, **options)
+    from onward.package.pack import pack as pack_source
+    from onward.runners.local import run_package
+
+    return pack_source(source, Path(out), **{"run_package": run_package} | options)

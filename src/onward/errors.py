@@ -17,7 +17,7 @@ class OnwardError(Exception):
     exit_code: ClassVar[int] = 70
 
     def __init__(self, message: str = "", *, where: str = "", expected: str = "", found: str = "") -> None:
-        self.message = message or (type(self).__doc__ or "").strip()
+        self.message = message or _sentence(type(self).__doc__ or "")
         self.where = where
         self.expected = expected
         self.found = found
@@ -36,6 +36,12 @@ class OnwardError(Exception):
         named = {"code": self.code, "message": str(self), "field": self.where}
         named |= {"expected": self.expected, "found": self.found}
         return {key: value for key, value in named.items() if value}
+
+
+def _sentence(docstring: str) -> str:
+    """A class's docstring as its message: without the capital and the full stop, since more follows it."""
+    text = docstring.strip().rstrip(".")
+    return text[:1].lower() + text[1:]
 
 
 class InputError(OnwardError):

@@ -12,8 +12,7 @@ from typing import Any
 
 import onnxruntime as ort
 
-from onward.errors import MissingExtra, RefusedGraph
-from onward.errors import ExecutionError
+from onward.errors import ExecutionError, MissingExtra, RefusedGraph
 from onward.types import Array, TensorSpec
 
 _DATATYPE_OF_ONNX: Mapping[str, str] = {

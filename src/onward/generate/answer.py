@@ -48,18 +48,14 @@ class Generation:
                 answer[name] = plain(row)
         return answer
 
-    def _label(
-        self, scores: Array, tensors: Mapping[str, Array], step: Labels, names: list[str]
-    ) -> dict[str, Any]:
+    def _label(self, scores: Array, tensors: Mapping[str, Array], step: Labels, names: list[str]) -> dict[str, Any]:
         if step.indices:
             indices = tensors[step.indices][0][: step.top_k].tolist()
             best = scores[: step.top_k].tolist()
         else:
             order = np.argsort(-scores, kind="stable")[: step.top_k]
             indices, best = order.tolist(), scores[order].tolist()
-        labels = [
-            {step.output: names[index], "score": score} for index, score in zip(indices, best, strict=True)
-        ]
+        labels = [{step.output: names[index], "score": score} for index, score in zip(indices, best, strict=True)]
         return {step.output: names[indices[0]], "score": best[0], f"{step.output}s": labels}
 
     @property

@@ -103,6 +103,4 @@ def _cast(field: Field, array: Array, dtype: np.dtype[Any]) -> Array:
 
 
 def _fits(shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:
-    return len(shape) == len(expected) and all(
-        want in (-1, size) for size, want in zip(shape, expected, strict=True)
-    )
+    return len(shape) == len(expected) and all(want in (-1, size) for size, want in zip(shape, expected, strict=True))

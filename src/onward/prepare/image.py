@@ -9,7 +9,7 @@ import io
 import warnings
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from onward.errors import CorruptMedia, TooLarge, WrongDatatype
 from onward.prepare.fields import shown
@@ -43,12 +43,10 @@ def decode_image(data: bytes, *, where: str, max_pixels: int) -> Array:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of Pillow's own size limit: ours is checked below
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
+            image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
         pixels = image.width * image.height
         if pixels > max_pixels:
-            raise TooLarge(
-                where=where, expected=f"at most {max_pixels} pixels", found=f"{image.width}x{image.height}"
-            )
+            raise TooLarge(where=where, expected=f"at most {max_pixels} pixels", found=f"{image.width}x{image.height}")
         image = ImageOps.exif_transpose(image)
         if image.mode == "RGB":
             return np.asarray(image)
@@ -68,6 +66,6 @@ def decode_image(data: bytes, *, where: str, max_pixels: int) -> Array:
 def _reason(error: Exception, data: bytes) -> str:
     if not data:
         return "no bytes"
-    if isinstance(error, Image.UnidentifiedImageError):
+    if isinstance(error, UnidentifiedImageError):
         return f"{len(data)} bytes that begin with {data[:8]!r}"
     return f"{type(error).__name__}: {error}"

@@ -62,9 +62,7 @@ def _consumed(step: object) -> tuple[str, ...]:
 
 def _host_step(step: object, manifest: Manifest, folder: Path) -> HostStep:
     if isinstance(step, Table):
-        return TablePreparation(
-            manifest.inputs, columns=step.columns, output=step.output, unknown=step.unknown
-        )
+        return TablePreparation(manifest.inputs, columns=step.columns, output=step.output, unknown=step.unknown)
     if isinstance(step, Tokenize):
         from onward.prepare.text import TokenizePreparation
 

@@ -11,8 +11,10 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -21,12 +23,15 @@ from starlette.routing import Route as StarletteRoute
 
 import onward
 from onward.errors import MalformedBody, NotFound, OnwardError, TooLarge, UnsupportedMedia
+from onward.package.examples import read_examples
 from onward.runners.serve import http, plain
 from onward.runners.serve.models import Models
 from onward.runners.serve.served import ServedModel
 from onward.telemetry import ModelCollector
 from onward.types import Field, TensorSpec
 
+_EXAMPLES = 5
+_EXAMPLES_BYTES = 2 << 20
 _PAGE = Path(__file__).parent / "page"
 _PAGE_FILES = {"page.js": "text/javascript", "page.css": "text/css", "icon.svg": "image/svg+xml"}
 _PAGE_HEADERS = {
@@ -77,9 +82,7 @@ class Endpoints:
 
     async def server_metadata(self, request: Request) -> Response:
         """V2 server metadata."""
-        return JSONResponse(
-            {"name": "onward", "version": onward.__version__, "extensions": ["binary_tensor_data"]}
-        )
+        return JSONResponse({"name": "onward", "version": onward.__version__, "extensions": ["binary_tensor_data"]})
 
     async def model_metadata(self, request: Request) -> Response:
         """V2 model metadata: the tensors of the batched graph, and the item's fields besides."""
@@ -97,17 +100,22 @@ class Endpoints:
         """What the page needs: every model with its fields."""
         return JSONResponse({"models": [metadata(served, self._models) for served in self._models.all()]})
 
+    async def example(self, request: Request) -> Response:
+        """Inputs of the first golden examples, for the page to fill in; files as base64."""
+        served = self._models.get(request.path_params["name"], request.query_params.get("version", ""))
+        return Response(await run_in_threadpool(examples_body, served), media_type="application/json")
+
     async def infer(self, request: Request) -> Response:
         """V2 inference, the long way."""
         served = self._model(request)
-        return await self._exchange(request, served, served.infer)
+        return await self._exchange(request, served, served.handle_infer)
 
     async def plain(self, request: Request) -> Response:
         """Plain inference, the long way; multipart bodies always come here."""
         served = self._model(request)
         if request.headers.get("content-type", "").lower().startswith("multipart/"):
             return await self._multipart(request, served)
-        return await self._exchange(request, served, served.plain)
+        return await self._exchange(request, served, served.handle_plain)
 
     async def metrics(self, request: Request) -> Response:
         """Prometheus' text format."""
@@ -179,6 +187,23 @@ def metadata(served: ServedModel, models: Models) -> dict[str, Any]:
             "outputs": [_field(field) for field in signature.outputs],
         },
     }
+
+
+def examples_body(served: ServedModel) -> bytes:
+    """The first few golden examples' inputs as JSON, without those too large to send a page."""
+    media = {field.name for field in served.signature.inputs if field.content in ("image", "audio")}
+    shown: list[bytes] = []
+    size = 0
+    for example in read_examples(served.pipeline.package.folder)[:_EXAMPLES]:
+        item = {
+            name: value.decode("utf-8", "replace") if isinstance(value, bytes) and name not in media else value
+            for name, value in example.input.items()
+        }
+        one = msgspec.json.encode({"name": example.name, "input": item})  # bytes become base64 text
+        if size + len(one) <= _EXAMPLES_BYTES:
+            size += len(one)
+            shown.append(one)
+    return b'{"examples":[' + b",".join(shown) + b"]}"
 
 
 def _tensor(spec: TensorSpec) -> dict[str, Any]:
@@ -255,6 +280,7 @@ def make_app(models: Models) -> Starlette:
         ("/page/{file}", on.page),
         ("/metrics", on.metrics),
         ("/models", on.list_models),
+        ("/models/{name}/example", on.example),
         ("/v2", on.server_metadata),
         ("/v2/health/live", on.live),
         ("/v2/health/ready", on.ready),

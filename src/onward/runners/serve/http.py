@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import msgspec
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -86,7 +86,9 @@ class Exchange:
     )  # fmt: skip
     message_event = _Unused()
 
-    def __init__(self, protocol: FastProtocol, route: Route, headers: Headers, query: bytes, *, keep_alive: bool) -> None:
+    def __init__(
+        self, protocol: FastProtocol, route: Route, headers: Headers, query: bytes, *, keep_alive: bool
+    ) -> None:
         self.protocol = protocol
         self.route = route
         self.headers = headers
@@ -177,7 +179,7 @@ class Exchange:
 class FastProtocol(HttpToolsProtocol):
     """uvicorn's protocol with a short way for the paths in `routes` (set on a subclass by `protocol_for`)."""
 
-    routes: Routes = {}
+    routes: ClassVar[Routes] = {}
 
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
@@ -324,7 +326,5 @@ def timeout_s(value: bytes | None, limit_s: float) -> float:
     except ValueError:
         milliseconds = -1.0
     if not milliseconds > 0:
-        raise MalformedBody(
-            where="x-onward-timeout-ms", expected="milliseconds above 0", found=value.decode("latin-1")
-        )
+        raise MalformedBody(where="x-onward-timeout-ms", expected="milliseconds above 0", found=value.decode("latin-1"))
     return min(milliseconds / 1000, limit_s)

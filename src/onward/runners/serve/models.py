@@ -78,12 +78,14 @@ class Models:
 
     async def scan(self) -> None:
         """Load what is new in the repository, the newest versions of each model."""
-        for name in await self._in_pool(self._repository.names):
-            versions = await self._in_pool(self._repository.versions, name)
-            for version in versions[-self._keep_versions :]:
-                if version not in self._served.get(name, {}) and (name, version) not in self.failed:
-                    await self._load(name, version)
+        names = await self._in_pool(self._repository.names)
+        await asyncio.gather(*(self._scan_model(name) for name in names))
         self._scanned = True
+
+    async def _scan_model(self, name: str) -> None:
+        for version in (await self._in_pool(self._repository.versions, name))[-self._keep_versions :]:
+            if version not in self._served.get(name, {}) and (name, version) not in self.failed:
+                await self._load(name, version)
 
     async def watch(self, interval_s: float) -> None:
         """Scan, again and again; new versions are served as they appear."""
@@ -116,7 +118,7 @@ class Models:
             return
         self._swap_in(served)
         way = "inline" if served.lane.inline else f"{pipeline.manifest.execute.instances} thread(s)"
-        _log.info("%s %s is ready (full batch %.2f ms, %s)", name, version, speed.batch_s * 1e3, way)
+        _log.info("%s %s is ready (a forward pass takes %.2f ms: %s)", name, version, speed.batch_s * 1e3, way)
 
     def _open(self, name: str, version: str) -> tuple[Pipeline, Speed]:
         pipeline = Pipeline.open(self._repository.path(name, version))
@@ -142,9 +144,9 @@ class Models:
         limit = served.pipeline.manifest.limits.body_bytes
         name = served.id.name
         suffix = f"/versions/{version}" if version else ""
-        self.routes[f"/v2/models/{name}{suffix}/infer".encode()] = Route(served.infer, max_body_bytes=limit)
+        self.routes[f"/v2/models/{name}{suffix}/infer".encode()] = Route(served.handle_infer, max_body_bytes=limit)
         self.routes[f"/models/{name}{suffix}".encode()] = Route(
-            served.plain, max_body_bytes=limit, wants=_is_not_multipart
+            served.handle_plain, max_body_bytes=limit, wants=_is_not_multipart
         )
 
     def _retire(self, served: ServedModel) -> None:

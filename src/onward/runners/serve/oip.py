@@ -150,9 +150,7 @@ class InferDecoder:
                 columns[tensor.name] = _array_of_bytes(tensor, spec, blobs[offset : offset + size], size)
                 offset += size
         if offset != len(blobs):
-            raise MalformedBody(
-                where="body", expected=f"{offset} bytes of binary tensors", found=f"{len(blobs)} bytes"
-            )
+            raise MalformedBody(where="body", expected=f"{offset} bytes of binary tensors", found=f"{len(blobs)} bytes")
         outputs = tuple(output.name for output in request.outputs or ())
         for name in outputs:
             if name not in self._outputs:
@@ -189,7 +187,9 @@ class InferEncoder:
         self._specs = {spec.name: spec for spec in outputs}
         self._parts = {spec.name: _json_parts(spec) for spec in outputs}
 
-    def encode_rows(self, request_id: str, names: Sequence[str], rows: int, values: Sequence[list[Any]]) -> bytes | None:
+    def encode_rows(
+        self, request_id: str, names: Sequence[str], rows: int, values: Sequence[list[Any]]
+    ) -> bytes | None:
         """The short way: each output's rows as one flat list. None when an output has free dimensions."""
         body = [self._head]
         if request_id:
@@ -239,16 +239,11 @@ def json_values(array: Array) -> list[Any]:
 
 
 def _short_decoder(spec: TensorSpec) -> msgspec.json.Decoder[Any]:
-    element = _JSON_TYPE[spec.dtype.kind]
-    tensor = msgspec.defstruct(
-        "Tensor", [("name", str), ("shape", list[int]), ("datatype", str), ("data", list[element])], gc=False  # type: ignore[valid-type]
-    )
-    request = msgspec.defstruct(
-        "Request",
-        [("inputs", list[tensor]), ("id", str, ""), ("outputs", Any, None), ("parameters", Any, None)],  # type: ignore[valid-type]
-        gc=False,
-    )
-    return msgspec.json.Decoder(request)
+    numbers: Any = list.__class_getitem__(_JSON_TYPE[spec.dtype.kind])
+    fields: list[Any] = [("name", str), ("shape", list[int]), ("datatype", str), ("data", numbers)]
+    tensors: Any = list.__class_getitem__(msgspec.defstruct("Tensor", fields, gc=False))
+    fields = [("inputs", tensors), ("id", str, ""), ("outputs", Any, None), ("parameters", Any, None)]
+    return msgspec.json.Decoder(msgspec.defstruct("Request", fields, gc=False))
 
 
 def _json_parts(spec: TensorSpec) -> tuple[bytes, bytes] | None:
@@ -402,8 +397,4 @@ def _bytes_of_array(array: Array) -> bytes:
 
 def field_specs(fields: Sequence[Any]) -> tuple[TensorSpec, ...]:
     """The item's fields as V2 tensors: the batch dimension in front."""
-    return tuple(
-        TensorSpec(name=field.name, datatype=field.datatype, shape=(-1, *field.shape)) for field in fields
-    )
-
-
+    return tuple(TensorSpec(name=field.name, datatype=field.datatype, shape=(-1, *field.shape)) for field in fields)

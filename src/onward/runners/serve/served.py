@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -55,7 +56,7 @@ class ServedModel:
 
     # --- Open Inference Protocol V2 ---
 
-    def infer(self, exchange: Exchange) -> None:
+    def handle_infer(self, exchange: Exchange) -> None:
         """Answer `POST /v2/models/…/infer`."""
         length = exchange.header(b"inference-header-content-length")
         try:
@@ -87,7 +88,7 @@ class ServedModel:
 
     # --- What people have: JSON fields, text, an image ---
 
-    def plain(self, exchange: Exchange) -> None:
+    def handle_plain(self, exchange: Exchange) -> None:
         """Answer `POST /models/…`."""
         deadline_s = exchange.arrived_s + timeout_s(exchange.header(b"x-onward-timeout-ms"), self._deadline_s)
         outputs = plain.requested_outputs(exchange.query)
@@ -179,7 +180,7 @@ class ServedModel:
         loop = asyncio.get_running_loop()
         future = loop.run_in_executor(self._pool, self._prepare_columns, items)
 
-        def done(future: asyncio.Future[tuple[Mapping[str, Column], int]]) -> None:
+        def done(future: asyncio.Future[tuple[dict[str, Array], int]]) -> None:
             try:
                 then(*future.result())
             except OnwardError as error:
@@ -298,22 +299,24 @@ class _Plain(_Answering):
 
 
 class Speed:
-    """What warm-up measured: a full batch's forward pass and one item's preparation, both warm, in seconds."""
+    """What warm-up measured, in seconds: a forward pass (of a full batch, where that is quick) and one preparation."""
 
     def __init__(self, pipeline: Pipeline, items: Sequence[Item]) -> None:
-        prepared = []
+        prepared: list[Prepared] = []
         self.prepare_s = 0.0
         for item in items:
-            self.prepare_s = max(self.prepare_s, _best_s(lambda item=item: prepared.append(pipeline.prepare(item))))
+            self.prepare_s = max(self.prepare_s, _best_s(partial(pipeline.prepare, item)))
+            prepared.append(pipeline.prepare(item))
         if not prepared:
             self.batch_s = 1.0
             return
+        longest = max(prepared, key=lambda one: one.length).tensors
         limit = pipeline.manifest.batching.max_batch_size
-        tensors = [max(prepared, key=lambda one: one.length).tensors] * limit
-        rows = [1] * limit
-        fetches = pipeline.default_fetches
-        feeds = pipeline.collate(tensors, rows, bucket=limit)
-        self.batch_s = _best_s(lambda: pipeline.run(feeds, fetches))
+        for rows in (1, limit):
+            feeds = pipeline.collate([longest] * rows, [1] * rows, bucket=rows)
+            self.batch_s = _best_s(partial(pipeline.run, feeds, pipeline.default_fetches))
+            if self.batch_s > INLINE_BELOW_S:  # what is slow for one row is slow for many: no need to know how slow
+                return
 
 
 def _best_s(call: Callable[[], object]) -> float:
@@ -322,14 +325,14 @@ def _best_s(call: Callable[[], object]) -> float:
         started = time.perf_counter()
         call()
         best = min(best, time.perf_counter() - started)
+        if best > 10 * INLINE_BELOW_S:
+            break
     return best
 
 
 def _items(request: InferRequest) -> list[Item]:
     """A V2 request for the item's fields as items, one a row."""
-    columns = {
-        name: column if isinstance(column, list) else list(column) for name, column in request.columns.items()
-    }
+    columns = {name: column if isinstance(column, list) else list(column) for name, column in request.columns.items()}
     return [{name: column[row] for name, column in columns.items()} for row in range(request.rows)]
 
 
@@ -339,4 +342,3 @@ def _whole(value: bytes) -> int:
             where="Inference-Header-Content-Length", expected="a whole number", found=value.decode("latin-1")
         )
     return int(value)
-

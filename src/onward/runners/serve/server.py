@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 import uvloop
@@ -95,14 +96,14 @@ async def _keep_loaded(models: Models, interval_s: float) -> None:
 
 
 def _config(
-    app: Starlette, options: ServeOptions, port: int, *, http: type[asyncio.Protocol] | str = "httptools",
+    app: Starlette, options: ServeOptions, port: int, *, http: Any = "httptools",
     host: str = "",
 ) -> uvicorn.Config:  # fmt: skip
     return uvicorn.Config(
         app,
         host=host or options.host,
         port=port,
-        http=http,  # type: ignore[arg-type]
+        http=http,
         ws="none",
         lifespan="off",
         log_config=None,

@@ -1,0 +1,58 @@
+"""One real question for each example package, as `make run` asks it and as a person would with curl."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from onward.package.repository import Repository
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """A question: `text`, or a file of the package, or the input of the package's golden example `example`."""
+
+    package: str
+    question: str
+    content_type: str
+    text: str = ""
+    file: str = ""
+    example: str = ""
+
+    def body(self, repository: Path) -> bytes:
+        """The request's body."""
+        folder = Repository(repository).path(self.package)
+        if self.file:
+            return (folder / self.file).read_bytes()
+        if self.example:
+            for line in (folder / "examples.jsonl").read_text("utf-8").splitlines():
+                example = json.loads(line)
+                if example["name"].startswith(self.example):
+                    return json.dumps(example["input"]).encode()
+            raise LookupError(f"{self.package} has no golden example {self.example!r}")
+        return self.text.encode()
+
+    def curl(self, url: str, repository: Path) -> str:
+        """The same as a command."""
+        if self.file:
+            data = f"--data-binary @{Repository(repository).path(self.package) / self.file}"
+        else:
+            data = f"-d '{self.text}'"
+        return f"curl {url}/models/{self.package} -H 'content-type: {self.content_type}' {data}"
+
+
+_JPEG, _JSON, _TEXT = "image/jpeg", "application/json", "text/plain"
+_SENTENCE = "Cancel my subscription."
+ASKS = {
+    ask.package: ask
+    for ask in (
+        Ask(
+            package="moderation", question="a photo of an astronaut", content_type=_JPEG, file="examples/astronaut.jpg"
+        ),
+        Ask(package="vision", question="a photo of a cup", content_type=_JPEG, file="examples/coffee.jpg"),
+        Ask(package="fraud", question="a transaction held out from training", content_type=_JSON, example="fraud"),
+        Ask(package="intent", question=f"“{_SENTENCE}”", content_type=_TEXT, text=_SENTENCE),
+        Ask(package="embed", question=f"“{_SENTENCE}”", content_type=_TEXT, text=_SENTENCE),
+    )
+}

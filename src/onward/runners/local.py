@@ -1,0 +1,184 @@
+"""The local runner: one package, here and now, for a person at a terminal or the next program in a pipe."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from onward.errors import InputError, MalformedBody, NotFound
+from onward.package.pack import pack as pack_source
+from onward.package.package import is_package, open_package
+from onward.package.repository import Repository
+from onward.pipeline import Pipeline
+from onward.runners import terminal
+from onward.types import Blob, Field, Input, Item, Result
+
+DEFAULT_REPOSITORY = Path("var/repository")
+_IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
+
+
+def run(package: str, inputs: Sequence[str], *, outputs: tuple[str, ...], as_json: bool) -> None:
+    """Answer each input; one JSON line each, or a readable block each in a terminal."""
+    pipeline = Pipeline.open(find(package), check=False)
+    pretty = sys.stdout.isatty() and not as_json
+    for name, value in read_inputs(inputs, pipeline.manifest.inputs):
+        started = time.perf_counter()
+        result = pipeline(value, outputs=outputs)
+        elapsed_s = time.perf_counter() - started
+        if pretty:
+            terminal.show_answer(name, result, elapsed_s)
+        else:
+            sys.stdout.buffer.write(msgspec.json.encode(plain_result(name, result)) + b"\n")
+            sys.stdout.buffer.flush()
+
+
+def inspect(package: str, *, as_json: bool) -> None:
+    """Show a package without running it."""
+    opened = open_package(find(package))
+    pipeline = Pipeline(opened)
+    description = {
+        "package": msgspec.to_builtins(opened.manifest.package) | {"digest": opened.id.digest},
+        "inputs": [_described(field) for field in pipeline.signature.inputs],
+        "outputs": [_described(field) for field in pipeline.signature.outputs],
+        "tensors": {
+            "inputs": [msgspec.to_builtins(spec) for spec in pipeline.signature.tensor_inputs],
+            "outputs": [msgspec.to_builtins(spec) for spec in pipeline.signature.tensor_outputs],
+        },
+        "steps": {
+            "prepare": [{"step": step.step} | msgspec.to_builtins(step) for step in opened.manifest.prepare],
+            "execute": msgspec.to_builtins(opened.manifest.execute),
+            "generate": [{"step": step.step} | msgspec.to_builtins(step) for step in opened.manifest.generate],
+        },
+        "batching": msgspec.to_builtins(opened.manifest.batching),
+        "limits": msgspec.to_builtins(opened.manifest.limits),
+    }
+    if sys.stdout.isatty() and not as_json:
+        terminal.show_package(description)
+    else:
+        print(msgspec.json.encode(description).decode())  # noqa: T201
+
+
+def verify(package: str, *, as_json: bool) -> None:
+    """Check everything that can be checked about a package on this machine; raises what is wrong."""
+    started = time.perf_counter()
+    pipeline = Pipeline.open(find(package), check=False)
+    examples = pipeline.check_examples()
+    identity = pipeline.package.id
+    report = {
+        "name": identity.name, "version": identity.version, "digest": identity.digest, "examples": examples,
+        "seconds": round(time.perf_counter() - started, 3),
+    }  # fmt: skip
+    if sys.stdout.isatty() and not as_json:
+        terminal.show_verified(report)
+    else:
+        print(msgspec.json.encode(report).decode())  # noqa: T201
+
+
+def pack(source: Path, out: Path, **options: Any) -> None:
+    """Pack a source and say what came out."""
+    package = pack_source(source, out, run_package=run_package, **options)
+    report = {"name": package.id.name, "version": package.id.version, "digest": package.id.digest, "path": str(out)}
+    if sys.stdout.isatty():
+        terminal.show_packed(report)
+    else:
+        print(msgspec.json.encode(report).decode())  # noqa: T201
+
+
+def run_package(folder: Path, items: Sequence[Item]) -> Sequence[Result]:
+    """How packing runs the finished package: as every runner does."""
+    return Pipeline.open(folder).batch(items)
+
+
+def find(package: str) -> Path:
+    """A package by its path, by the folder of its versions, or by its name in the default repository."""
+    path = Path(package)
+    if is_package(path):
+        return path
+    name, _, version = package.partition("==")
+    root = DEFAULT_REPOSITORY
+    if path.is_dir():
+        root, name, version = path.resolve().parent, path.resolve().name, ""
+    elif path.exists() or not root.is_dir():
+        raise NotFound("no such package", where=package, expected="a package folder, an .onward archive or a name")
+    return Repository(root).path(name, version)
+
+
+def read_inputs(arguments: Sequence[str], fields: Sequence[Field]) -> Iterator[tuple[str, Input]]:
+    """Each input with a name to show: JSON, files and text become items."""
+    for argument in arguments:
+        if argument == "-":
+            yield from _of_bytes("standard input", sys.stdin.buffer.read(), "", fields)
+        elif argument[:1] in "{[":
+            yield from _of_json(argument, argument.encode())
+        elif _is_file(argument):
+            path = Path(argument)
+            yield from _of_bytes(path.name, path.read_bytes(), path.suffix.lower(), fields)
+        elif (field := _only(fields, "text")) is not None:
+            yield argument, {field.name: argument}
+        else:
+            raise InputError(
+                "not a file, and this package does not take bare text", where=argument,
+                expected=f"JSON with {', '.join(field.name for field in fields[:8])}, or an existing file",
+            )  # fmt: skip
+
+
+def plain_result(name: str, result: Result) -> Mapping[str, Any]:
+    """A result as one JSON object."""
+    answer = {key: value.data if isinstance(value, Blob) else value for key, value in result.answer.items()}
+    body: dict[str, Any] = {"input": name, "answer": answer}
+    if result.decision is not None:
+        body["decision"] = msgspec.to_builtins(result.decision)
+    return body | {"package": result.package.name, "version": result.package.version}
+
+
+def _of_bytes(name: str, data: bytes, suffix: str, fields: Sequence[Field]) -> Iterator[tuple[str, Input]]:
+    image, text = _only(fields, "image"), _only(fields, "text")
+    if suffix == ".jsonl":
+        for number, line in enumerate(data.splitlines(), 1):
+            if line.strip():
+                yield from _of_json(f"{name}:{number}", line)
+    elif suffix == ".json" or (data.lstrip()[:1] in (b"{", b"[") and suffix not in _IMAGE_SUFFIXES):
+        yield from _of_json(name, data)
+    elif image is not None:
+        yield name, {image.name: data}
+    elif text is not None:
+        try:
+            yield name, {text.name: data.decode().rstrip("\n")}
+        except UnicodeDecodeError as error:
+            raise MalformedBody(where=name, expected="text in UTF-8", found=str(error)) from None
+    else:
+        raise InputError("this package takes neither text nor files", where=name, expected="JSON")
+
+
+def _of_json(name: str, data: bytes) -> Iterator[tuple[str, Input]]:
+    shown = name if len(name) <= 60 else name[:57] + "..."
+    try:
+        value = msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise MalformedBody(where=shown, expected="JSON", found=str(error)) from None
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        for index, item in enumerate(value):
+            yield f"{shown}[{index}]", item
+    else:
+        yield shown, value
+
+
+def _only(fields: Sequence[Field], content: str) -> Field | None:
+    found = [field for field in fields if field.content == content]
+    return found[0] if len(found) == 1 else None
+
+
+def _is_file(argument: str) -> bool:
+    try:
+        return Path(argument).is_file()
+    except (OSError, ValueError):  # longer than a file name may be, or with a NUL
+        return False
+
+
+def _described(field: Field) -> Mapping[str, Any]:
+    return {key: value for key, value in msgspec.to_builtins(field).items() if value not in (None, "", [], False)}

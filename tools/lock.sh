@@ -1,0 +1,12 @@
+#!/bin/sh
+# Writes requirements/*.lock: serve ⊂ pack ⊂ dev, each pinned by version and hash.
+set -e
+[ -x var/lock-venv/bin/pip-compile ] || { python3 -m venv var/lock-venv && var/lock-venv/bin/pip install -q pip-tools; }
+compile() {
+    out=$1; shift
+    var/lock-venv/bin/pip-compile --quiet --strip-extras --generate-hashes --allow-unsafe --no-annotate --no-header \
+        --no-emit-index-url --no-emit-find-links --no-emit-options --output-file "requirements/$out.lock" "$@" pyproject.toml
+}
+compile serve
+compile pack --extra pack --constraint requirements/serve.lock
+compile dev --extra pack --extra dev --constraint requirements/pack.lock
