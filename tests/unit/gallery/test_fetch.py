@@ -69,9 +69,7 @@ def test_a_member_of_an_archive_within_the_wheel_is_unpacked(make_wheel: MakeWhe
     assert not list((tmp_path / "into").rglob("other"))
 
 
-def test_another_wheel_than_the_pinned_one_is_refused_before_it_is_read(
-    make_wheel: MakeWheel, tmp_path: Path
-) -> None:
+def test_another_wheel_than_the_pinned_one_is_refused_before_it_is_read(make_wheel: MakeWheel, tmp_path: Path) -> None:
     make_wheel("swapped", "1.0", {"swapped/a": b"a"})
 
     with pytest.raises(FetchError, match="pinned"):
@@ -86,9 +84,7 @@ def test_any_of_several_digests_is_accepted(make_wheel: MakeWheel, tmp_path: Pat
     assert digest in found["several/a"].parts
 
 
-def test_a_second_fetch_needs_no_pip(
-    make_wheel: MakeWheel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_second_fetch_needs_no_pip(make_wheel: MakeWheel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     digest = make_wheel("again", "1.0", {"again/a": b"a"})
     first = fetch("again", "1.0", digest, ["again/a"], tmp_path / "into")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "nowhere"))
