@@ -1,495 +1,400 @@
 // The page: a form from a model's fields, its answer as a person reads it, and the curl line that asks the same.
 
 const DENSE_FROM = 9; // with this many numbers the form becomes a grid
-const LIST_SHOWN = 12;
+const SHOWN = 10;
 const $ = (id) => document.getElementById(id);
+let current; // {model, path, controls, extras, examples, next}
+let pending; // the AbortController of the request under way
 
-let current; // {model, path, controls, extras, example}
-let pending; // AbortController of the request under way
-
-// --- Building blocks ---
-
-function h(tag, props = {}, ...children) {
-  const element = document.createElement(tag);
-  for (const [key, value] of Object.entries(props)) {
-    if (value === undefined || value === false) continue;
-    if (key in element && key !== "list") element[key] = value;
-    else element.setAttribute(key, value === true ? "" : value);
-  }
-  element.append(...children.flat().filter((child) => child !== undefined && child !== ""));
-  return element;
+function h(name, props, ...children) {
+	const [tag, ...classes] = name.split(".");
+	const node = document.createElement(tag);
+	node.className = classes.join(" ");
+	for (const [key, value] of Object.entries(props ?? {})) {
+		if (value === undefined) continue;
+		if (key in node) node[key] = value;
+		else node.setAttribute(key, value);
+	}
+	node.append(...children.flat(9).filter((child) => child));
+	return node;
 }
 
 function number(value) {
-  if (value === null) return "not a number";
-  const size = Math.abs(value);
-  if (Number.isInteger(value) && size < 1e15) return String(value);
-  return size >= 1e-4 && size < 1e9 ? String(Number(value.toPrecision(5))) : value.toExponential(2);
+	if (value === null) return "not a number";
+	const size = Math.abs(value);
+	if (Number.isInteger(value) && size < 1e15) return String(value);
+	return size >= 1e-4 && size < 1e9 ? String(+value.toPrecision(5)) : value.toExponential(2);
 }
 
-const isShare = (value) => typeof value === "number" && value >= 0 && value <= 1;
+const isShare = (value) => value >= 0 && value <= 1;
 
 function percent(value) {
-  if (value > 0 && value < 0.001) return "< 0.1 %";
-  if (value < 1 && value >= 0.9995) return "> 99.9 %";
-  return `${(value * 100).toFixed(1)} %`;
+	if (value > 0 && value < 0.001) return "< 0.1 %";
+	return value < 1 && value >= 0.9995 ? "> 99.9 %" : `${(value * 100).toFixed(1)} %`;
 }
 
-function bar(from, to, less = false) {
-  const element = h("div", { className: less ? "bar less" : "bar" });
-  element.style.setProperty("--from", `${from * 100}%`);
-  element.style.setProperty("--part", `${(to - from) * 100}%`);
-  return element;
-}
-
-function bytes(size) {
-  return size < 1e6 ? `${Math.max(1, Math.round(size / 1e3))} kB` : `${(size / 1e6).toFixed(1)} MB`;
-}
-
-// --- Fields: each control gives its value as JSON text (exactly what was typed), or "" to leave it out ---
+// --- Fields: a control gives its value as JSON text, digits as they were typed, or "" to leave it out ---
 
 const isMedia = (field) => field.content === "image" || field.content === "audio";
-const isText = (field) => field.datatype === "BYTES";
-const isNumber = (field) => !field.shape.length && !isText(field) && field.datatype !== "BOOL";
-const NUMBER = /^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i;
-const JSON_NUMBER = /^-?(0|[1-9]\d*)(\.\d+)?(e[+-]?\d+)?$/i;
+const isNumber = (field) => !field.shape.length && !["BYTES", "BOOL"].includes(field.datatype);
+const isJSON = (text) => { try { JSON.parse(text); return true; } catch { return false; } };
+// What is no number goes as text: the server says what is wrong with it.
+const numberText = (text) => (isJSON(text) ? text : JSON.stringify(isFinite(text) ? +text : text));
 
-function numberText(text) {
-  if (JSON_NUMBER.test(text)) return text;
-  return NUMBER.test(text) ? String(Number(text)) : JSON.stringify(text); // the server says what is wrong with it
+function listText(text, { shape, datatype }) {
+	const source = text.trim();
+	if (!source || isJSON(source)) return source;
+	const [split, cell] = datatype === "BYTES" ? [/\n/, JSON.stringify] : [/[\s,;]+/, numberText];
+	const row = (line) => `[${line.split(split).filter(Boolean).map(cell).join(", ")}]`;
+	return shape.length > 1 ? `[${source.split("\n").map(row).join(", ")}]` : row(source);
 }
 
-function listText(text, field) {
-  text = text.trim();
-  if (!text) return "";
-  if (text.startsWith("[")) {
-    try { return JSON.stringify(JSON.parse(text)) && text.replace(/\s*\n\s*/g, " "); } catch { return JSON.stringify(text); }
-  }
-  const cell = isText(field) ? JSON.stringify : numberText;
-  const row = (line) => `[${line.split(isText(field) ? /\n/ : /[\s,;]+/).filter(Boolean).map(cell).join(", ")}]`;
-  return field.shape.length > 1 ? `[${text.split("\n").map(row).join(", ")}]` : row(text);
-}
-
-function range(field) {
-  const { minimum: low, maximum: high } = field;
-  if (low !== undefined && high !== undefined) return `${number(low)} to ${number(high)}`;
-  if (low !== undefined) return `from ${number(low)}`;
-  return high !== undefined ? `up to ${number(high)}` : "";
-}
-
-function hint(field) {
-  const size = field.shape.length ? `${field.shape.map((n) => (n < 0 ? "any" : n)).join(" × ")} values, as JSON or CSV` : "";
-  const optional = !field.required && field.default === undefined ? "optional" : "";
-  return [field.description, size, range(field), optional].filter(Boolean).join(" · ");
+function hint({ description, shape, minimum, maximum, required, default: usual }) {
+	const size = shape.length && `${shape.map((n) => (n < 0 ? "any" : n)).join(" × ")} values, as JSON or CSV`;
+	let range = minimum === undefined ? "" : `${number(minimum)} ${maximum === undefined ? "or more" : ""}`;
+	if (maximum !== undefined) range += `${range ? "to" : "up to"} ${number(maximum)}`;
+	return [description, size, range, !required && usual === undefined && "optional"].filter(Boolean).join(" · ");
 }
 
 function control(field) {
-  const id = `field-${field.name}`;
-  const common = { id, name: field.name, "aria-describedby": `${id}-hint`, autocomplete: "off" };
-  if (isMedia(field)) return media(field, common);
-  let input, text;
-  const choices = field.datatype === "BOOL" && !field.shape.length ? ["true", "false"] : field.categories;
-  if (choices?.length && !field.shape.length) {
-    const names = { true: "yes", false: "no" };
-    const options = choices.map((value) => h("option", { value }, isText(field) ? value : names[value]));
-    const empty = field.required && field.default === undefined ? "Choose…" : "—";
-    input = h("select", common, h("option", { value: "" }, empty), options);
-    text = () => (isText(field) && input.value ? JSON.stringify(input.value) : input.value);
-  } else if (field.shape.length) {
-    input = h("textarea", { ...common, className: "code", spellcheck: false });
-    text = () => listText(input.value, field);
-  } else if (isText(field)) {
-    input = field.content === "text" ? h("textarea", common) : h("input", { ...common, type: "text" });
-    text = () => (input.value ? JSON.stringify(input.value) : "");
-  } else {
-    const step = field.datatype.includes("INT") ? 1 : "any";
-    input = h("input", { ...common, type: "number", step, min: field.minimum, max: field.maximum });
-    text = () => (input.validity.badInput ? '"not a number"' : input.value && numberText(input.value));
-  }
-  const set = (value) => {
-    const isList = typeof value === "object" && value !== null;
-    input.value = isList ? JSON.stringify(value).replaceAll(",", ", ") : value ?? "";
-  };
-  set(field.default);
-  return { field, input, text, set, node: frame(field, id, input) };
+	const { name, datatype, shape, content, minimum: min, maximum: max } = field;
+	const id = `field-${name}`;
+	const common = { id, name, "aria-describedby": `${id}-hint`, autocomplete: "off", spellcheck: content === "text" };
+	const isText = datatype === "BYTES";
+	const choices = datatype === "BOOL" ? ["true", "false"] : field.categories;
+	let input, shown, text = () => input.value && (isText ? JSON.stringify(input.value) : input.value);
+	let set = (value) => { input.value = typeof value === "object" ? JSON.stringify(value).replaceAll(",", ", ") : value ?? ""; };
+	if (isMedia(field)) {
+		[input, shown, set] = media(field, common);
+		text = () => "";
+	} else if (shape.length) {
+		input = h("textarea.code", common);
+		text = () => listText(input.value, field);
+	} else if (choices) {
+		const empty = field.required && field.default === undefined ? "Choose…" : "—";
+		const word = (value) => (isText ? value : value === "true" ? "yes" : "no");
+		input = h("select", common, h("option", { value: "" }, empty), choices.map((value) => h("option", { value }, word(value))));
+	} else if (isText) {
+		input = content === "text" ? h("textarea", common) : h("input", common);
+	} else {
+		const step = datatype.includes("INT") ? 1 : "any";
+		input = h("input", { ...common, type: "number", step, min, max });
+		text = () => (input.validity.badInput ? '"not a number"' : input.value && numberText(input.value));
+	}
+	set(field.default);
+	const label = h("label", { htmlFor: id, title: hint(field) }, name, field.units && h("i", 0, field.units));
+	const node = h(isNumber(field) ? "div.field" : "div.field.wide", 0, label, shown ?? input,
+		h("span.hint", { id: `${id}-hint` }, hint(field)));
+	return { field, input, text, set, node };
 }
 
-function frame(field, id, ...inside) {
-  const units = field.units ? h("i", {}, field.units) : "";
-  const label = h("label", { htmlFor: id, title: hint(field) }, field.name, units);
-  const wide = isNumber(field) ? "" : " wide";
-  return h("div", { className: `field${wide}` }, label, ...inside, h("span", { className: "hint", id: `${id}-hint` }, hint(field)));
+/** A file input that covers its drop zone, so that the browser itself takes what is dropped there. */
+function media({ content }, common) {
+	const input = h("input", { ...common, type: "file", accept: `${content}/*` });
+	const view = h("div");
+	const save = h("a.hint", 0, "Save this file for the curl line");
+	const drop = h("div.drop", 0, view, input);
+	const draw = () => {
+		URL.revokeObjectURL(save.href);
+		const [file] = input.files;
+		save.hidden = !file?.isExample;
+		if (!file) return view.replaceChildren(`Drop ${content === "image" ? "an image" : "a sound file"} here, or `, h("u", 0, "choose a file"));
+		save.href = URL.createObjectURL(file);
+		save.download = file.name;
+		const image = h("img", { src: save.href, alt: `Preview of ${file.name}`, onerror: () => image.remove() });
+		view.replaceChildren(content === "image" ? image : "", h("small", 0, `${file.name} · ${Math.ceil(file.size / 1000)} kB`));
+	};
+	input.onchange = () => { draw(); mark(); showCurl(); };
+	for (const type of ["dragover", "dragleave", "drop"]) {
+		drop.addEventListener(type, () => drop.classList.toggle("over", type === "dragover"));
+	}
+	const set = (file) => {
+		const transfer = new DataTransfer();
+		if (file) transfer.items.add(file);
+		input.files = transfer.files;
+		draw();
+	};
+	return [input, h("div", 0, drop, save), set];
 }
 
-function media(field, common) {
-  const input = h("input", { ...common, type: "file", accept: `${field.content}/*` });
-  const view = h("div", {});
-  const drop = h("div", { className: "drop" }, view, input);
-  const self = { field, input, file: null, text: () => "", node: frame(field, common.id, drop) };
-  let url;
-  self.set = (file) => {
-    if (url) URL.revokeObjectURL(url);
-    url = undefined;
-    self.file = file;
-    if (!file) {
-      view.replaceChildren("Drop ", field.content === "image" ? "an image" : "a sound file", " here, or ", h("u", {}, "choose a file"));
-      return;
-    }
-    url = URL.createObjectURL(file);
-    const caption = h("small", {}, `${file.name} · ${bytes(file.size)}`);
-    const parts = [caption];
-    if (field.content === "image") {
-      const image = h("img", { src: url, alt: `Preview of ${file.name}` });
-      image.onload = () => caption.append(` · ${image.naturalWidth} × ${image.naturalHeight}`);
-      image.onerror = () => image.remove();
-      parts.unshift(image);
-    }
-    view.replaceChildren(...parts);
-    self.save.href = url;
-    self.save.download = file.name;
-    self.save.hidden = !file.isExample;
-  };
-  self.save = h("a", { hidden: true, className: "hint" }, "Save this file for the curl line");
-  drop.after(self.save);
-  input.onchange = () => { if (input.files[0]) self.set(input.files[0]); showCurl(); };
-  for (const type of ["dragenter", "dragover"]) drop.addEventListener(type, () => drop.classList.add("over"));
-  for (const type of ["dragleave", "drop"]) drop.addEventListener(type, () => drop.classList.remove("over"));
-  self.set(null);
-  return self;
+function fileOf(base64, name, content) {
+	const heads = { "/9j": "jpeg", iVB: "png", R0l: "gif", Ukl: content === "image" ? "webp" : "wav" };
+	const kind = heads[base64.slice(0, 3)] ?? "bin";
+	const data = Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
+	const file = new File([data], `${name.replace(/[^\w.-]+/g, "-")}.${kind}`, { type: `${content}/${kind}` });
+	file.isExample = true;
+	return file;
 }
 
-function fileOf(base64, name) {
-  const data = Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
-  const heads = { ffd8: "image/jpeg", 8950: "image/png", 4749: "image/gif", 5249: data[8] === 87 && data[9] === 69 ? "image/webp" : "audio/wav" };
-  const head = [...data.slice(0, 2)].map((byte) => byte.toString(16).padStart(2, "0")).join("");
-  const type = heads[head] ?? "application/octet-stream";
-  const file = new File([data], `${name.replace(/[^\w.-]+/g, "-")}.${type.split("/")[1].replace("jpeg", "jpg")}`, { type });
-  file.isExample = true;
-  return file;
-}
+// --- The request, for fetch and for curl ---
 
-// --- The request, as fetch and as curl ---
-
-function asked() {
-  const names = current.extras.filter((box) => box.checked).map((box) => box.value);
-  return location.origin + current.path + (names.length ? `?outputs=${names.map(encodeURIComponent).join(",")}` : "");
+function target() {
+	const names = current.extras.filter((box) => box.checked).map((box) => encodeURIComponent(box.value));
+	return location.origin + current.path + (names.length ? `?outputs=${names}` : "");
 }
 
 const quoted = (text) => `'${text.replaceAll("'", `'\\''`)}'`;
 
-/** What to send: the file itself where a model takes just that, else JSON with any files as base64. */
+/** What to send: the file itself where a model takes just that, else JSON with any files in it as base64. */
 function request() {
-  const files = current.controls.filter((one) => one.file);
-  const parts = current.controls.map((one) => [one.field.name, one.text()]).filter(([, text]) => text);
-  if (files.length === 1 && !parts.length && current.model.fields.inputs.length === 1) {
-    const { file, field } = files[0];
-    const type = file.type.startsWith(field.content) ? file.type : `${field.content}/*`;
-    return { type, body: () => file, curl: `--data-binary @${quoted(file.name)}` };
-  }
-  const pair = ([name, text]) => `${JSON.stringify(name)}: ${text}`;
-  const json = `{${parts.map(pair).join(", ")}}`;
-  if (!files.length) return { type: "application/json", body: () => json, curl: `-d ${quoted(json)}` };
-  const encoded = async () => {
-    const read = files.map(async (one) => [one.field.name, JSON.stringify(await base64Of(one.file))]);
-    return `{${[...parts, ...(await Promise.all(read))].map(pair).join(", ")}}`;
-  };
-  const slots = files.map((one) => pair([one.field.name, '"%s"']));
-  const format = quoted(`{${[...parts.map((part) => pair(part).replace(/[%\\]/g, "$&$&")), ...slots].join(", ")}}`);
-  const reads = files.map((one) => `"$(base64 < ${quoted(one.file.name)} | tr -d '\\n')"`).join(" ");
-  return { type: "application/json", body: encoded, curl: "--data-binary @-", before: `printf ${format} ${reads} | ` };
+	const type = "application/json";
+	const files = current.controls.filter((one) => one.input.files?.length).map(({ field, input }) => [field, input.files[0]]);
+	const pair = ([name, text]) => `${JSON.stringify(name)}: ${text}`;
+	const object = (pairs) => `{${pairs.map(pair).join(", ")}}`;
+	const parts = current.controls.map((one) => [one.field.name, one.text()]).filter(([, text]) => text);
+	const json = object(parts);
+	if (!files.length) return { type, body: () => json, curl: `-d ${quoted(json)}` };
+	if (current.controls.length === 1) {
+		const [{ content }, file] = files[0];
+		const isKnown = file.type.startsWith(content);
+		return { type: isKnown ? file.type : `${content}/*`, body: () => file, curl: `--data-binary @${quoted(file.name)}` };
+	}
+	const body = async () => object([...parts, ...await Promise.all(files.map(async ([{ name }, file]) => [name, `"${await base64Of(file)}"`]))]);
+	const slots = files.map(([{ name }]) => [name, '"%s"']);
+	const format = object([...parts.map(([name, text]) => [name, text.replace(/[%\\]/g, "$&$&")]), ...slots]);
+	const reads = files.map(([, file]) => `"$(base64 < ${quoted(file.name)} | tr -d '\\n')"`).join(" ");
+	return { type, body, curl: "--data-binary @-", before: `printf ${quoted(format)} ${reads} | ` };
 }
 
-function base64Of(file) {
-  return new Promise((resolve, reject) => {
-    const reader = new FileReader();
-    reader.onload = () => resolve(reader.result.split(",")[1]);
-    reader.onerror = () => reject(reader.error);
-    reader.readAsDataURL(file);
-  });
-}
+const base64Of = (file) => new Promise((resolve, reject) => {
+	const reader = Object.assign(new FileReader(), { onload: () => resolve(reader.result.split(",")[1]), onerror: reject });
+	reader.readAsDataURL(file);
+});
 
 function showCurl() {
-  const { type, curl, before = "" } = request();
-  $("curl").textContent = `${before}curl -s ${quoted(asked())} -H 'content-type: ${type}' ${curl}`;
+	const { type, curl, before = "" } = request();
+	$("curl").textContent = `${before}curl -s ${quoted(target())} -H 'content-type: ${type}' ${curl}`;
 }
 
 async function run() {
-  pending?.abort();
-  const own = (pending = new AbortController());
-  const { type, body } = request();
-  const url = asked();
-  mark();
-  $("answer").setAttribute("aria-busy", "true");
-  try {
-    const content = await body();
-    const started = performance.now();
-    const response = await fetch(url, { method: "POST", headers: { "content-type": type }, body: content, signal: own.signal });
-    const text = await response.text();
-    const tookMs = performance.now() - started;
-    if (own !== pending) return;
-    let value;
-    try { value = JSON.parse(text); } catch { value = { error: text.slice(0, 300) || `HTTP ${response.status}` }; }
-    if (response.ok) showAnswer(value, tookMs);
-    else showError(value, response);
-  } catch (error) {
-    if (own.signal.aborted) return;
-    showError({ error: error.name === "NotReadableError" ? "The file could not be read." : "The server could not be reached." });
-  } finally {
-    if (own === pending) $("answer").removeAttribute("aria-busy");
-  }
+	pending?.abort();
+	const own = (pending = new AbortController());
+	const { type, body } = request();
+	mark();
+	$("answer").setAttribute("aria-busy", "true");
+	try {
+		const content = await body();
+		const started = performance.now();
+		const response = await fetch(target(), { method: "POST", headers: { "content-type": type }, body: content, signal: own.signal });
+		const text = await response.text();
+		const tookMs = performance.now() - started;
+		const value = isJSON(text) ? JSON.parse(text) : { error: `The server answered ${response.status}.` };
+		if (response.ok) showAnswer(value, tookMs);
+		else showError(value, response.headers.get("retry-after"));
+	} catch (error) {
+		if (own.signal.aborted) return;
+		showError({ error: "The file could not be read, or the server not be reached." });
+	}
+	$("answer").removeAttribute("aria-busy");
+	$("answer").scrollIntoView({ block: "nearest" });
 }
 
 // --- The answer ---
 
 function showAnswer(body, tookMs) {
-  const answer = { ...body.answer };
-  const time = h("span", { className: "time", id: "latency", title: "Measured in this browser: request sent to answer read" }, `${tookMs < 100 ? tookMs.toFixed(1) : Math.round(tookMs)} ms`);
-  const parts = [h("div", { className: "head" }, h("h2", {}, "Answer"), time)];
-  if (answer.decision) parts.push(decision(answer.decision));
-  delete answer.decision;
-  for (const key of Object.keys(answer)) {
-    if (!(key in answer) || !Array.isArray(answer[`${key}s`]) || typeof answer.score !== "number") continue;
-    parts.push(big(answer[key], answer.score), ranking(answer[`${key}s`].map((one) => [one[key], one.score])));
-    for (const used of [key, "score", `${key}s`]) delete answer[used];
-  }
-  const described = Object.fromEntries(current.model.fields.outputs.map((field) => [field.name, field]));
-  const [first] = Object.keys(answer);
-  if (parts.length === 1 && first && typeof answer[first] !== "object") {
-    parts.push(big(first, answer[first], described[first]));
-    delete answer[first];
-  }
-  parts.push(named(answer, described));
-  const { version, digest } = current.model.package;
-  const trace = pairs([
-    ["Package", `${body.package} ${body.version}`],
-    ["Digest", body.version === version ? h("code", { title: digest }, digest.slice(0, 16)) : ""],
-    ["Request", h("code", {}, body.request_id)],
-  ]);
-  const raw = h("details", {}, h("summary", {}, "As JSON"), h("pre", { tabIndex: 0 }, JSON.stringify(body, null, 1)));
-  $("answer").replaceChildren(...parts, h("div", { className: "trace" }, trace, raw));
+	const { decision, ...rest } = body.answer;
+	const parts = [];
+	if (decision) {
+		const { outcome, rule, reasons = [], arguments: values } = decision;
+		parts.push(big(outcome), pairs([["Rule", rule], ["Because", reasons.join("; ")], ...shownPairs(values ?? {})]));
+	}
+	const key = Object.keys(rest).find((name) => Array.isArray(rest[`${name}s`]) && typeof rest.score === "number");
+	const fields = Object.fromEntries(current.model.fields.outputs.map((field) => [field.name, field]));
+	if (key) {
+		const rows = rest[`${key}s`].map((one) => [one[key], one.score]);
+		const areShares = rows.every(([, score]) => isShare(score));
+		parts.push(big(rest[key], areShares ? percent(rest.score) : number(rest.score), rest.score), bars(rows, areShares));
+		for (const used of [key, "score", `${key}s`]) delete rest[used];
+	} else if (!decision) {
+		const [first] = Object.keys(rest);
+		if (typeof rest[first] !== "object") {
+			parts.push(big(first, scalar(rest[first], fields[first]), rest[first], fields[first]?.description));
+			delete rest[first];
+		}
+	}
+	const took = `${tookMs < 100 ? tookMs.toFixed(1) : Math.round(tookMs)} ms`;
+	const { version, digest } = current.model.package;
+	$("answer").replaceChildren(
+		h("div.head", 0, h("h2", 0, "Answer"),
+			h("span", { id: "latency", title: "From sending the request to having read the answer, in this browser" }, took)),
+		...parts, pairs(shownPairs(rest, fields)),
+		h("div.trace", 0,
+			pairs([["Package", `${body.package} ${body.version}`], ["Digest", body.version === version && code(digest)], ["Request", code(body.request_id)]]),
+			more("As JSON", pre(JSON.stringify(body, null, 1)))));
 }
 
-function big(name, value, field) {
-  const shown = field ? scalar(value, field) : isShare(value) ? percent(value) : number(value);
-  const score = h("span", { className: "score", id: "score", title: String(value) }, shown);
-  const box = h("div", { className: "big" }, h("span", { className: "label", id: "label" }, String(name)), score);
-  if (field?.description) box.append(h("span", { className: "hint kind" }, field.description));
-  return box;
+const pre = (text) => h("pre", { tabIndex: 0 }, text);
+const more = (title, ...inside) => h("details", 0, h("summary", 0, title), inside);
+const code = (text) => h("code", { title: text }, text.slice(0, 16));
+
+function pairs(rows) {
+	return h("dl.values", 0, rows.filter(([, value]) => value).map(([name, value]) => [h("dt", 0, name), h("dd", 0, value)]));
 }
 
-function ranking(rows) {
-  const most = rows.every(([, score]) => isShare(score)) ? 1 : Math.max(...rows.map(([, score]) => Math.abs(score)), 1e-9);
-  const line = ([name, score]) => h("li", {}, h("span", {}, name), h("span", { title: score }, most === 1 ? percent(score) : number(score)), bar(0, Math.abs(score) / most, score < 0));
-  return h("ul", { className: "bars" }, rows.map(line));
+function shownPairs(values, fields = {}) {
+	return Object.entries(values).map(([name, value]) => [h("span", { title: fields[name]?.description }, name), shown(value, fields[name])]);
 }
 
-/** Signed parts of a whole, the largest first, left or right of the middle. */
-function weights(values) {
-  const rows = Object.entries(values).sort((a, b) => Math.abs(b[1]) - Math.abs(a[1]));
-  const most = Math.abs(rows[0]?.[1] ?? 0) || 1;
-  const signed = rows.some(([, value]) => value < 0);
-  const line = ([name, value]) => {
-    const size = Math.abs(value) / most / (signed ? 2 : 1);
-    const drawn = !signed ? bar(0, size) : value < 0 ? bar(0.5 - size, 0.5, true) : bar(0.5, 0.5 + size);
-    return h("li", {}, h("span", {}, name), h("span", { title: value }, number(value)), drawn);
-  };
-  const list = (some) => h("ul", { className: "bars" }, some.map(line));
-  if (rows.length <= LIST_SHOWN) return list(rows);
-  return h("div", {}, list(rows.slice(0, LIST_SHOWN - 2)), h("details", {}, h("summary", {}, `${rows.length - LIST_SHOWN + 2} more`), list(rows.slice(LIST_SHOWN - 2))));
+function big(label, score = "", exact = "", description = "") {
+	return h("div.big", 0, h("span", { id: "label" }, String(label)), h("span", { id: "score", title: String(exact) }, score),
+		h("span.hint", 0, description));
+}
+
+/** Named numbers as bars; with negative ones among them, to the left and right of a middle. */
+function bars(rows, areShares = false) {
+	const most = areShares ? 1 : Math.max(...rows.map(([, value]) => Math.abs(value))) || 1;
+	const middle = rows.some(([, value]) => value < 0) ? 50 : 0;
+	const line = ([name, value]) => {
+		const part = (Math.abs(value) / most) * (100 - middle);
+		const bar = h(value < 0 ? "div.bar.less" : "div.bar");
+		bar.style.setProperty("--from", `${value < 0 ? middle - part : middle}%`);
+		bar.style.setProperty("--part", `${part}%`);
+		return h("li", 0, h("span", 0, name), h("span", { title: String(value) }, areShares ? percent(value) : number(value)), bar);
+	};
+	const list = (some) => h("ul.bars", 0, some.map(line));
+	const rest = rows.slice(SHOWN);
+	return h("div", 0, list(rows.slice(0, SHOWN)), rest.length && more(`${rest.length} more`, list(rest)));
 }
 
 function scalar(value, field) {
-  if (typeof value === "boolean") return value ? "yes" : "no";
-  if (typeof value === "string") return value;
-  return [number(value), field?.units].filter(Boolean).join(" ");
+	if (typeof value === "boolean") return value ? "yes" : "no";
+	if (typeof value === "string") return value;
+	return [number(value), field?.units].filter(Boolean).join(" ");
 }
 
 function shown(value, field) {
-  if (value === null || typeof value !== "object") return h("span", { title: String(value) }, scalar(value, field));
-  if (value.media_type && value.base64) return blob(value, field);
-  if (!Array.isArray(value)) {
-    const isWeights = Object.values(value).every((part) => typeof part === "number");
-    return isWeights ? weights(value) : pairs(Object.entries(value).map(([key, part]) => [key, shown(part)]));
-  }
-  const flat = value.flat(Infinity);
-  const start = flat.slice(0, 6).map((part) => scalar(part)).join(", ");
-  if (flat.length <= 6) return h("span", {}, [start, field?.units].filter(Boolean).join(" "));
-  return h("details", {}, h("summary", {}, `${start}, … (${flat.length} values)`), h("pre", { tabIndex: 0 }, JSON.stringify(value)));
+	if (value === null || typeof value !== "object") return h("span", { title: String(value) }, scalar(value, field));
+	if (value.base64) {
+		const href = `data:${value.media_type};base64,${value.base64}`;
+		if (value.media_type.startsWith("image/")) return h("img", { src: href, alt: field?.description ?? "" });
+		return h("a", { href, download: "answer" }, "Save the file");
+	}
+	if (!Array.isArray(value)) {
+		const rows = Object.entries(value).sort((a, b) => Math.abs(b[1]) - Math.abs(a[1]));
+		return rows.every(([, part]) => typeof part === "number") ? bars(rows) : pairs(shownPairs(value));
+	}
+	const flat = value.flat(9);
+	const start = flat.slice(0, 6).map((part) => (typeof part === "object" ? JSON.stringify(part) : scalar(part))).join(", ");
+	return flat.length > 6 ? more(`${start}, … (${flat.length} values)`, pre(JSON.stringify(value))) : `${start} ${field?.units ?? ""}`;
 }
 
-function blob({ media_type: type, base64 }, field) {
-  const href = `data:${type};base64,${base64}`;
-  if (type.startsWith("image/")) return h("img", { src: href, alt: field?.description ?? "An image" });
-  return h("a", { href, download: `answer.${type.split("/")[1]}` }, "Save the file");
-}
-
-function decision({ outcome, rule, reasons, arguments: values }) {
-  const rows = [["Rule", rule], ["Because", (reasons ?? []).join("; ")], ...Object.entries(values ?? {}).map(([key, value]) => [key, shown(value)])];
-  return h("div", { className: "answer" }, h("div", { className: "big" }, h("span", { className: "label", id: "outcome" }, outcome)), pairs(rows));
-}
-
-function pairs(rows) {
-  return h("dl", { className: "values" }, rows.filter(([, value]) => value).map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]));
-}
-
-function named(values, described) {
-  return pairs(Object.entries(values).map(([name, value]) => [h("span", { title: described[name]?.description ?? "" }, name), shown(value, described[name])]));
-}
-
-function showError({ error = "Something went wrong.", code, field, expected, found, request_id: id }, response) {
-  let message = field && error.startsWith(`${field}: `) ? error.slice(field.length + 2) : error;
-  for (const [word, part] of [["expected", expected], ["found", found]]) message = part ? message.replace(`; ${word} ${part}`, "") : message;
-  message = message.charAt(0).toUpperCase() + message.slice(1);
-  const after = response?.headers.get("retry-after");
-  const rows = [["Field", field], ["Expected", expected], ["Found", found], ["Try again in", after && `${after} s`],
-    ["Code", code && h("code", {}, code)], ["Request", id && h("code", {}, id)]];
-  $("answer").replaceChildren(h("h2", {}, "No answer"), h("div", { className: "wrong", role: "alert" }, h("b", {}, message), pairs(rows)));
-  mark(field);
+function showError({ error, code: word, field, expected, found, request_id: id }, after) {
+	// The message repeats field, expected and found for clients that show only text; here they stand below it.
+	let message = field ? error.replace(`${field}: `, "") : error;
+	message = message.replace(`; expected ${expected}`, "").replace(`; found ${found}`, "");
+	const rows = [["Field", field], ["Expected", expected], ["Found", found], ["Try again in", after && `${after} s`],
+		["Code", word && h("code", 0, word)], ["Request", id && code(id)]];
+	$("answer").replaceChildren(h("h2", 0, "No answer"),
+		h("div.wrong", { role: "alert" }, h("b", 0, message.charAt(0).toUpperCase() + message.slice(1)), pairs(rows)));
+	mark(field);
 }
 
 /** Point at the field that an error is about, or at none. */
 function mark(name) {
-  for (const { field, input } of current.controls) {
-    if (field.name !== name) input.removeAttribute("aria-invalid");
-    else { input.setAttribute("aria-invalid", "true"); input.focus(); }
-  }
+	for (const { field, input } of current.controls) {
+		input.setAttribute("aria-invalid", field.name === name);
+		if (field.name === name) input.focus();
+	}
 }
 
 // --- Filling in ---
 
 function fill(values) {
-  let filled = 0;
-  for (const one of current.controls) {
-    if (!(one.field.name in values)) continue;
-    one.set(values[one.field.name]);
-    filled += 1;
-  }
-  mark();
-  showCurl();
-  return filled;
+	const known = current.controls.filter((one) => one.field.name in values);
+	for (const one of known) one.set(values[one.field.name]);
+	mark();
+	showCurl();
+	return known.length;
 }
 
-async function example(button) {
-  const own = current;
-  if (!own.examples) {
-    const versioned = own.path.includes("/versions/") ? `?version=${own.model.package.version}` : "";
-    const response = await fetch(`/models/${own.model.name}/example${versioned}`).catch(() => null);
-    own.examples = response?.ok ? (await response.json()).examples : [];
-    own.next = 0;
-  }
-  if (own !== current) return;
-  if (!own.examples.length) {
-    button.disabled = true;
-    button.textContent = "No example";
-    return;
-  }
-  const { name, input } = own.examples[own.next++ % own.examples.length];
-  const values = { ...input };
-  for (const { field } of own.controls) {
-    if (isMedia(field) && field.name in values) values[field.name] = fileOf(values[field.name], name);
-  }
-  for (const one of own.controls) one.set(isMedia(one.field) ? null : undefined);
-  fill(values);
-  button.title = name;
+async function example({ currentTarget: button }) {
+	const own = current;
+	if (!own.examples) {
+		const response = await fetch(`/models/${own.model.name}/example?version=${own.model.package.version}`);
+		own.examples = response.ok ? (await response.json()).examples : [];
+		own.next = 0;
+	}
+	if (!own.examples.length) {
+		button.disabled = true;
+		button.textContent = "No example";
+	} else if (own === current) {
+		const { name, input } = own.examples[own.next++ % own.examples.length];
+		button.title = name;
+		for (const one of own.controls) one.set();
+		fill(Object.fromEntries(own.controls.filter(({ field }) => field.name in input).map(({ field }) =>
+			[field.name, isMedia(field) ? fileOf(input[field.name], name, field.content) : input[field.name]])));
+	}
 }
 
 function pasting() {
-  const area = h("textarea", { className: "code", "aria-label": "JSON with the fields' values", spellcheck: false, placeholder: '{"name": value, …}' });
-  const said = h("span", { className: "hint", role: "status" });
-  area.oninput = (event) => {
-    event.stopPropagation();
-    let values;
-    try { values = JSON.parse(area.value); } catch { said.textContent = area.value.trim() ? "This is not JSON yet." : ""; return; }
-    if (Array.isArray(values) && typeof values[0] !== "object") {
-      values = Object.fromEntries(current.controls.map((one, index) => [one.field.name, values[index]]).slice(0, values.length));
-    }
-    said.textContent = `${fill([values].flat()[0] ?? {})} of ${current.controls.length} fields filled in.`;
-  };
-  return h("details", {}, h("summary", {}, "Paste JSON"), area, said);
+	const area = h("textarea.code", { "aria-label": "The fields as JSON", placeholder: '{"name": value, …}' });
+	const said = h("span.hint", { role: "status" });
+	area.oninput = () => {
+		const values = isJSON(area.value) ? JSON.parse(area.value) : 0;
+		const isObject = values && typeof values === "object";
+		said.textContent = isObject ? `${fill(values)} fields filled in` : "Not a JSON object yet";
+	};
+	return more("Paste JSON", area, said);
 }
 
 // --- Models ---
 
 function show(model, path) {
-  pending?.abort();
-  const { name, package: { version, digest, task, licence, description }, fields } = model;
-  const controls = fields.inputs.map(control);
-  const extras = fields.outputs.filter((field) => field.on_request)
-    .map((field) => h("input", { type: "checkbox", value: field.name, title: field.description ?? "" }));
-  current = { model, path, controls, extras };
-  const dense = fields.inputs.filter(isNumber).length >= DENSE_FROM;
-  const boxes = h("fieldset", { className: "choices" }, h("legend", {}, "Also answer with"),
-    extras.map((box) => h("label", { title: box.title }, box, box.value)));
-  const form = h("form", { className: dense ? "card dense" : "card", noValidate: true },
-    h("h2", {}, "Input"),
-    h("div", { className: "fields" }, controls.map((one) => one.node)),
-    fields.inputs.length > 1 && !fields.inputs.some(isMedia) ? pasting() : "",
-    extras.length ? boxes : "",
-    h("div", { className: "row" }, h("button", { className: "main", type: "submit" }, "Run"),
-      h("button", { type: "button", id: "example", onclick: (event) => example(event.currentTarget) }, "Example")));
-  form.onsubmit = (event) => { event.preventDefault(); run(); };
-  form.oninput = showCurl;
-  form.onkeydown = (event) => { if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) run(); };
-  const copy = h("button", { className: "small", type: "button", id: "copy" }, "Copy");
-  copy.onclick = async () => {
-    try { await navigator.clipboard.writeText($("curl").textContent); copy.textContent = "Copied"; } catch {
-      getSelection().selectAllChildren($("curl")); // no clipboard without HTTPS: leave it selected
-      copy.textContent = "Selected";
-    }
-    setTimeout(() => { copy.textContent = "Copy"; }, 1500);
-  };
-  const curl = h("section", { className: "card curl" }, h("div", { className: "head" }, h("h2", {}, "The same with curl"), copy), h("pre", { tabIndex: 0 }, h("code", { id: "curl" })));
-  const answer = h("section", { className: "card answer", id: "answer", "aria-live": "polite", "aria-label": "Answer" },
-    h("h2", {}, "Answer"), h("p", { className: "muted" }, "Fill in the form, or take an example, and press Run."));
-  const facts = [task, licence, h("code", { title: `Package digest: ${digest}` }, digest.slice(0, 16))];
-  $("main").replaceChildren(
-    h("h1", {}, name, h("small", { className: "muted" }, version)),
-    h("p", { className: "about" }, description ?? ""),
-    h("p", { className: "facts hint" }, facts.filter(Boolean).map((fact) => h("span", {}, fact))),
-    h("div", { className: "board" }, form, h("div", { className: "side" }, answer, curl)));
-  document.title = `${name} · Onward`;
-  showCurl();
+	pending?.abort();
+	const { name, package: { version, digest, task, licence, description }, fields } = model;
+	const controls = fields.inputs.map(control);
+	const extras = fields.outputs.filter((field) => field.on_request).map((field) => h("input", { type: "checkbox", value: field.name }));
+	current = { model, path, controls, extras };
+	const button = (text, onclick) => h("button", { type: "button", id: text.toLowerCase(), onclick }, text);
+	const form = h(fields.inputs.filter(isNumber).length < DENSE_FROM ? "form.card" : "form.card.dense", { noValidate: true },
+		h("h2", 0, "Input"),
+		h("div.fields", 0, controls.map((one) => one.node)),
+		controls.length > 1 && !fields.inputs.some(isMedia) && pasting(),
+		extras.length && h("fieldset", 0, h("legend", 0, "Also answer with"), extras.map((box) => h("label", 0, box, box.value))),
+		h("div.row", 0, h("button.main", 0, "Run"), button("Example", example)));
+	form.onsubmit = (event) => { event.preventDefault(); run(); };
+	form.oninput = showCurl;
+	form.onkeydown = (event) => { if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) run(); };
+	const copy = button("Copy", async () => {
+		getSelection().selectAllChildren($("curl")); // there is no clipboard without HTTPS: then it stays selected
+		await navigator.clipboard?.writeText($("curl").textContent).then(() => { copy.textContent = "Copied"; }, () => {});
+		setTimeout(() => { copy.textContent = "Copy"; }, 1500);
+	});
+	const facts = [task, licence, code(digest)].map((fact) => fact && h("span", 0, fact));
+	$("main").replaceChildren(h("h1", 0, name, h("small", 0, version)),
+		h("p.about", 0, description),
+		h("p.facts.hint", 0, facts),
+		h("div.board", 0, form,
+			h("section.card", { id: "answer", "aria-live": "polite", "aria-label": "Answer" },
+				h("h2", 0, "Answer"), h("p.hint", 0, "Fill in the form, or take an example, and press Run.")),
+			h("section.card.curl", 0, h("div.head", 0, h("h2", 0, "The same with curl"), copy),
+				h("pre", { tabIndex: 0 }, h("code", { id: "curl" })))));
+	document.title = `${name} · Onward`;
+	showCurl();
 }
 
 function list(models) {
-  const entries = models.map((model) => {
-    const { version } = model.package;
-    const isNewest = model.versions.at(-1) === version;
-    const path = `/models/${model.name}${isNewest ? "" : `/versions/${version}`}`;
-    return { model, path, hash: `#${model.name}${isNewest ? "" : `@${version}`}` };
-  });
-  const links = entries.map(({ model, hash }) => h("a", { href: hash },
-    h("b", {}, model.name), h("small", {}, `${model.package.version} · ${model.package.task}`)));
-  $("models").replaceChildren(...links.map((link) => h("li", {}, link)));
-  const choose = () => {
-    const index = Math.max(0, entries.findIndex(({ hash }) => hash === location.hash));
-    links.forEach((link, at) => (at === index ? link.setAttribute("aria-current", "page") : link.removeAttribute("aria-current")));
-    show(entries[index].model, entries[index].path);
-  };
-  addEventListener("hashchange", choose);
-  choose();
+	const entries = models.map((model) => {
+		const { versions, name, package: { version, task } } = model;
+		const isNewest = versions.at(-1) === version;
+		const link = h("a", { href: `#${name}${isNewest ? "" : `@${version}`}` }, h("b", 0, name), h("small", 0, `${version} · ${task}`));
+		return { model, link, path: `/models/${name}${isNewest ? "" : `/versions/${version}`}` };
+	});
+	$("models").replaceChildren(...entries.map(({ link }) => h("li", 0, link)));
+	onhashchange = () => {
+		const chosen = entries.find(({ link }) => link.hash === location.hash) ?? entries[0];
+		for (const { link } of entries) link.ariaCurrent = link === chosen.link ? "page" : null;
+		show(chosen.model, chosen.path);
+	};
+	onhashchange();
 }
 
 async function load() {
-  try {
-    const { models } = await (await fetch("/models")).json();
-    if (models.length) return list(models);
-    $("notice").textContent = "No model is served yet. This page looks again every two seconds.";
-  } catch {
-    $("notice").textContent = "The server could not be reached. This page tries again every two seconds.";
-  }
-  setTimeout(load, 2000);
+	const { models } = await fetch("/models").then((response) => response.json()).catch(() => ({}));
+	if (models?.length) return list(models);
+	$("notice").textContent = `${models ? "No model is served" : "The server is not reached"} yet; looking every two seconds.`;
+	setTimeout(load, 2000);
 }
 
-function takeFile(event, files) {
-  const target = current?.controls.find((one) => isMedia(one.field) && one.node.contains(event.target)) ?? current?.controls.find((one) => isMedia(one.field));
-  if (!target || !files?.length) return;
-  event.preventDefault();
-  target.set(files[0]);
-  showCurl();
-}
-
-addEventListener("dragover", (event) => event.preventDefault());
-addEventListener("drop", (event) => { event.preventDefault(); takeFile(event, event.dataTransfer.files); });
-addEventListener("paste", (event) => takeFile(event, event.clipboardData.files));
+ondragover = ondrop = (event) => { if (event.target.type !== "file") event.preventDefault(); };
 load();
