@@ -8,13 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
-    Bundle,
-    MultipleResults,
     RuleBasedStateMachine,
-    consumes,
     initialize,
     invariant,
-    multiple,
     precondition,
     rule,
 )
@@ -23,9 +19,11 @@ from onward.errors import Overloaded, TooLarge
 from onward.execute.scheduler import LENGTH_BUCKETS, Batch, Scheduler, State, Work, length_bucket
 
 ENDED = {State.FINISHED, State.CANCELLED, State.EXPIRED}
+TTLS_S = st.sampled_from([0.0, 1.0, 3.0, 1e9, 1e9, 1e9])
 KEYS = st.sampled_from([None, None, "a"])
 ROWS = st.sampled_from([1, 1, 1, 2, 3, 10])
 LENGTHS = st.sampled_from([0, 0, 0, 8, 9, 16, 9000])
+KINDS = st.sampled_from([(None, 0), (None, 0), (None, 0), (None, 8), (None, 9), ("a", 0), ("a", 16), (None, 7)])
 
 
 def queue_of(work: Work) -> Hashable:
@@ -40,20 +38,18 @@ def live(works: list[Work], now_s: float) -> list[Work]:
 class SchedulerMachine(RuleBasedStateMachine):
     """Drives a scheduler as `serve` does and checks it against a plain list of everything that was ever added."""
 
-    works: Bundle[Work] = Bundle("works")
-    batches: Bundle[Batch] = Bundle("batches")
-
     def __init__(self) -> None:
         super().__init__()
         self.now_s = 0.0
         self.added: list[Work] = []
+        self.rejected: list[Work] = []
         self.running: list[Batch] = []
-        self.ends: dict[int, int] = {}
+        self.reported: set[int] = set()
 
     @initialize(
-        max_batch_size=st.integers(1, 8),
+        max_batch_size=st.sampled_from([1, 2, 4, 8]),
         delay_us=st.sampled_from([0, 0, 1_000_000, 3_500_000]),
-        queue_rows=st.sampled_from([1, 9, 20, 40]),
+        queue_rows=st.sampled_from([5, 40, 40, 40]),
         instances=st.integers(1, 3),
     )
     def start(self, max_batch_size: int, delay_us: int, queue_rows: int, instances: int) -> None:
@@ -65,56 +61,60 @@ class SchedulerMachine(RuleBasedStateMachine):
             row_buckets=tuple(size for size in (1, 2, 4, 8) if size <= max_batch_size),
         )
 
-    @rule(target=works, rows=ROWS, key=KEYS, length=LENGTHS, ttl_s=st.sampled_from([0.0, 1.0, 3.0, 1e9, 1e9, 1e9]))
-    def add(self, rows: int, key: str | None, length: int, ttl_s: float) -> Work:
+    @rule(requests=st.lists(st.tuples(ROWS, KINDS, TTLS_S), min_size=1, max_size=6))
+    def add(self, requests: list[tuple[int, tuple[str | None, int], float]]) -> None:
+        for rows, (key, length), ttl_s in requests:
+            self._add(Work(rows=rows, key=key, length=length, deadline_s=self.now_s + ttl_s))
+
+    def _add(self, work: Work) -> None:
         scheduler = self.scheduler
-        work = Work(rows=rows, key=key, length=length, deadline_s=self.now_s + ttl_s)
-        fits = scheduler.queued_rows + rows <= scheduler.max_queue_rows
+        fits = scheduler.queued_rows + work.rows <= scheduler.max_queue_rows
         try:
             scheduler.add(work, self.now_s)
         except TooLarge:
-            assert rows > scheduler.max_queue_rows
-            assert work.state is State.REJECTED
+            assert work.rows > scheduler.max_queue_rows
+            self.rejected.append(work)
         except Overloaded as error:
             assert not fits
-            assert rows <= scheduler.max_queue_rows
+            assert work.rows <= scheduler.max_queue_rows
             assert error.retry_after_s > 0
-            assert work.state is State.REJECTED
+            self.rejected.append(work)
         else:
             assert fits
             assert work.arrived_s == self.now_s
             self.added.append(work)
-        return work
 
-    @rule(work=works)
-    def cancel_any(self, work: Work) -> None:
-        self.cancel_one(work)
+    @rule(index=st.integers(0, 30))
+    def cancel_any(self, index: int) -> None:
+        works = self.added + self.rejected
+        if works:
+            self._cancel(works[index % len(works)])
 
-    def cancel_one(self, work: Work) -> None:
+    @rule(indices=st.lists(st.integers(0, 9), min_size=1, max_size=4))
+    def cancel_waiting(self, indices: list[int]) -> None:
+        for index in indices:
+            waiting = [work for work in self.added if work.state is State.QUEUED]
+            if waiting:
+                self._cancel(waiting[index % len(waiting)])
+
+    def _cancel(self, work: Work) -> None:
         before = work.state
         cancelled = self.scheduler.cancel(work)
-        assert cancelled == (before is State.QUEUED)
+        assert cancelled == (work in self.added and before is State.QUEUED)
         assert work.state is (State.CANCELLED if cancelled else before)
 
-    @rule(index=st.integers(0, 9))
-    def cancel_waiting(self, index: int) -> None:
-        waiting = [work for work in self.added if work.state is State.QUEUED]
-        if waiting:
-            self.cancel_one(waiting[index % len(waiting)])
-
-    @rule(target=batches)
-    def next_batch(self) -> Batch | MultipleResults[Batch]:
+    @rule()
+    def next_batch(self) -> None:
         scheduler = self.scheduler
         waiting = live(self.added, self.now_s)
         free = scheduler.running < scheduler.instances
         batch = scheduler.next_batch(self.now_s)
         if batch is None:
             self._check_that_it_may_wait(waiting, free)
-            return multiple()
+            return
         assert free
         self._check_batch(batch, waiting)
         self.running.append(batch)
-        return batch
 
     def _check_that_it_may_wait(self, waiting: list[Work], free: bool) -> None:
         if not free or not waiting:
@@ -151,11 +151,12 @@ class SchedulerMachine(RuleBasedStateMachine):
         else:
             assert sum(work.rows for work in mates) >= scheduler.max_batch_size, "it did not wait for the delay"
 
-    @rule(batch=consumes(batches), took_s=st.sampled_from([0.0, 0.5, 2.0]))
-    def done(self, batch: Batch, took_s: float) -> None:
+    @precondition(lambda self: self.running)
+    @rule(index=st.integers(0, 2), took_s=st.sampled_from([0.0, 0.5, 2.0]))
+    def done(self, index: int, took_s: float) -> None:
         self.now_s += took_s
+        batch = self.running.pop(index % len(self.running))
         self.scheduler.done(batch, self.now_s)
-        self.running.remove(batch)
         assert all(work.state is State.FINISHED for work in batch.works)
 
     @rule(seconds=st.sampled_from([0.25, 1.0, 5.0]))
@@ -168,8 +169,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         for work in self.scheduler.expire(self.now_s):
             assert work.state is State.EXPIRED
             assert work.deadline_s <= self.now_s
-            assert id(work) not in self.ends, "it reports an expiry twice"
-            self.ends[id(work)] = 1
+            assert id(work) not in self.reported, "it reports an expiry twice"
+            self.reported.add(id(work))
         assert live(self.added, self.now_s) == waiting
         assert all(work.deadline_s > self.now_s for work in self.added if work.state is State.QUEUED)
 
@@ -195,25 +196,21 @@ class SchedulerMachine(RuleBasedStateMachine):
         """Drain: whatever happened before, everything ends, and everything that expired is reported."""
         if not hasattr(self, "scheduler"):
             return
-        while self.running or self.scheduler.queued_rows:
-            for batch in self.running:
-                self.now_s += 0.5
-                self.scheduler.done(batch, self.now_s)
-            self.running = []
-            batch_or_none = self.scheduler.next_batch(self.now_s)
-            if batch_or_none is not None:
-                self.running.append(batch_or_none)
+        for _ in range(3 * len(self.added) + 3):
+            self.next_batch()
+            if self.running:
+                self.done(0, 0.5)
             elif self.scheduler.queued_rows:
                 wake_s = self.scheduler.wake_s()
                 assert wake_s is not None
                 assert wake_s > self.now_s
                 self.now_s = wake_s
-        for work in self.scheduler.expire(self.now_s):
-            assert id(work) not in self.ends
-            self.ends[id(work)] = 1
+            else:
+                break
+        self.expire()
         assert all(work.state in ENDED for work in self.added)
-        expired = {id(work) for work in self.added if work.state is State.EXPIRED}
-        assert expired == set(self.ends)
+        assert {id(work) for work in self.added if work.state is State.EXPIRED} == self.reported
+        assert all(work.state is State.REJECTED for work in self.rejected)
 
 
 TestScheduler = SchedulerMachine.TestCase
