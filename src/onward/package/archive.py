@@ -54,8 +54,8 @@ def write_archive(folder: Path, out: Path) -> Path:
                 entry.compress_type = zipfile.ZIP_STORED
                 with file.open("rb") as source, archive.open(entry, "w", force_zip64=True) as target:
                     shutil.copyfileobj(source, target, _CHUNK_BYTES)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, out)
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(out)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
@@ -160,13 +160,13 @@ def _settle(temporary: Path, folder: Path, lock: Lock) -> Path:
     """Rename the unpacked folder to its place; where another process was first, theirs is as good if it verifies."""
     for _ in range(2):
         try:
-            os.rename(temporary, folder)
-            os.chmod(folder, 0o755)
+            temporary.rename(folder)
+            folder.chmod(0o755)
             return folder
         except OSError:
             if _is_verified(folder, lock):
                 return folder
             damaged = Path(tempfile.mkdtemp(prefix=".damaged-", dir=folder.parent))
-            os.rename(folder, damaged / folder.name)
+            folder.rename(damaged / folder.name)
             shutil.rmtree(damaged, ignore_errors=True)
     raise PackageError("another process keeps changing the cache", where=str(folder))

@@ -213,6 +213,6 @@ def _settle(folder: Path, out: Path) -> Package:
         write_archive(folder, out)
         return open_package(out)
     if out.exists():
-        out.rmdir()  # empty, or it would have been refused: os.rename does not replace folders on every system
-    os.rename(folder, out)
+        out.rmdir()  # empty, or it would have been refused: a rename does not replace folders on every system
+    folder.rename(out)
     return open_package(out, verify=False)

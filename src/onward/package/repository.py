@@ -80,7 +80,7 @@ class Repository:
                 shutil.copytree(source, staged)
             verify_folder(staged, lock)  # what was copied, not what was read before: the source may have changed
             try:
-                os.rename(staged, place)
+                staged.rename(place)
             except OSError:
                 if not place.is_dir() or read_lock(place).digest != lock.digest:
                     expected = "a new version number for new contents"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,7 +11,7 @@ from onward.errors import UsageError
 from onward.package.importers.draft import Draft
 from onward.package.importers.extra import need
 from onward.package.importers.frame import Frame, frame_of
-from onward.package.importers.tablegraph import GraphOutput, convert, surround
+from onward.package.importers.tablegraph import GraphOutput, convert, round_thresholds_down, surround
 from onward.package.importers.tabular import PREDICTION, SCORES, Original, draft_of_table
 from onward.package.records import PackageInfo
 
@@ -86,28 +85,11 @@ def _converted(booster: Any, frame: Frame, original: Original, *, split: int | N
         zipmap=False,
         split=split,
     )
-    _round_thresholds_down(converted, booster)
+    trees = booster.dump_model()["tree_info"]
+    round_thresholds_down(converted, (value for tree in trees for value in _thresholds(tree["tree_structure"])))
     source = converted.graph.output[1 if original.classes else 0].name
     wanted = GraphOutput(source=source, name=original.output, shape=original.values.shape[1:])
     return surround(converted, frame, [wanted])
-
-
-def _round_thresholds_down(converted: Any, booster: Any) -> None:
-    """Make every FP32 threshold the largest number not above the FP64 one.
-
-    The graph compares FP32 numbers. `x <= threshold` means the same for them after rounding down, but not after
-    rounding to the nearest: that may move the threshold up onto a value that ought to go right.
-    """
-    exact: dict[float, list[float]] = defaultdict(list)
-    for tree in booster.dump_model()["tree_info"]:
-        for threshold in _thresholds(tree["tree_structure"]):
-            exact[float(np.float32(threshold))].append(threshold)
-    for node in converted.graph.node:
-        for attribute in node.attribute:
-            if attribute.name == "nodes_values":
-                for index, value in enumerate(attribute.floats):
-                    if exact.get(value) and max(exact[value]) < value:
-                        attribute.floats[index] = float(np.nextafter(np.float32(value), np.float32(-np.inf)))
 
 
 def _thresholds(node: dict[str, Any]) -> Iterator[float]:

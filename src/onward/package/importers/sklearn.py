@@ -12,7 +12,7 @@ from onward.package.examples import TOLERANCE
 from onward.package.importers.draft import Draft
 from onward.package.importers.extra import need
 from onward.package.importers.frame import Frame, frame_of
-from onward.package.importers.tablegraph import GraphOutput, convert, surround
+from onward.package.importers.tablegraph import GraphOutput, convert, round_thresholds_down, surround
 from onward.package.importers.tabular import MARGINS, PREDICTION, SCORES, Original, draft_of_table
 from onward.package.parity import compare_labels
 from onward.package.records import PackageInfo
@@ -36,7 +36,8 @@ def draft_of_sklearn(estimator: Any, info: PackageInfo, *, sample: Any, toleranc
         expected = "a pipeline that begins with a ColumnTransformer, or columns of numbers only"
         raise UsageError("the estimator takes text and numbers in one table", expected=expected)
     conversions: list[Callable[[], bytes]] = [
-        lambda: _converted(estimator, frame, original, double=False),
+        lambda: _converted(estimator, frame, original),
+        lambda: _converted(estimator, frame, original, scale_exactly=True),
         lambda: _converted(estimator, frame, original, double=True),
     ]
     return draft_of_table(info, frame, original, conversions, unknown=_unknown(estimator, frame), tolerance=tolerance)
@@ -73,7 +74,9 @@ def _original(estimator: Any, sample: Any) -> Original:
     return original
 
 
-def _converted(estimator: Any, frame: Frame, original: Original, *, double: bool) -> bytes:
+def _converted(
+    estimator: Any, frame: Frame, original: Original, *, double: bool = False, scale_exactly: bool = False
+) -> bytes:
     types = need("skl2onnx.common.data_types", _PURPOSE)
     number = types.DoubleTensorType if double else types.FloatTensorType
     texts = [column.kind == "category" for column in frame.columns]
@@ -87,26 +90,34 @@ def _converted(estimator: Any, frame: Frame, original: Original, *, double: bool
         initial = [("every column", types.StringTensorType([None, width]))]
     else:
         initial = [("every column", number([None, width]))]
-    model = _convert(estimator, initial, original)
+    model = _convert(estimator, initial, original, scale_exactly=scale_exactly)
+    if not double:
+        round_thresholds_down(model, _boosted_thresholds(estimator))
     source = model.graph.output[1 if original.classes else 0].name
     wanted = GraphOutput(source=source, name=original.output, shape=original.values.shape[1:])
     return surround(model, frame, [wanted], double=double)
 
 
-def _convert(estimator: Any, initial: list[tuple[str, Any]], original: Original) -> Any:
-    """Convert with the options that this kind of estimator knows: skl2onnx refuses an option that it does not."""
+def _convert(estimator: Any, initial: list[tuple[str, Any]], original: Original, *, scale_exactly: bool) -> Any:
+    """Convert with the options that this kind of estimator knows: skl2onnx refuses an option that it does not.
+
+    With `scale_exactly` scalers divide in FP64, as scikit-learn does: a tree after a scaler turns one bit into another
+    branch.
+    """
     skl2onnx = need("skl2onnx", _PURPOSE)
-    choices: list[dict[str, bool]] = [{}]
+    last = list(_parts(estimator))[-1]
+    choices: list[dict[int, dict[str, bool]]] = [{}]
+    scaling = {need("sklearn.preprocessing", _PURPOSE).StandardScaler: {"div": "div_cast"}} if scale_exactly else {}
     if original.classes:
         raw = {"raw_scores": True} if original.output == MARGINS else {}
-        choices = [{"zipmap": False} | raw, raw, {}]
+        choices = [{id(estimator): {"zipmap": False} | raw}, {id(last): {"zipmap": False} | raw}, {id(last): raw}, {}]
     for options in choices:
         try:
             return convert(
                 skl2onnx.convert_sklearn,
                 estimator,
                 initial_types=initial,
-                options={id(estimator): options} if options else None,
+                options={**options, **scaling} or None,
                 custom_conversion_functions=_conversions(),
                 target_opset=TARGET_OPSET,
             )
@@ -119,7 +130,7 @@ def _convert(estimator: Any, initial: list[tuple[str, Any]], original: Original)
 def _conversions() -> dict[type, Callable[[Any, Any, Any], None]]:
     """skl2onnx's own conversions of histogram boosting, with attributes as plain numbers.
 
-    scikit-learn 1.9 keeps tree nodes as UINT32, which `onnx.helper.make_node` does not take for integers.
+    Their lists mix integers, booleans and numpy's kinds of both, which `onnx.helper.make_node` does not take.
     """
     registration = need("skl2onnx.common._registration", _PURPOSE)
     ensemble = need("sklearn.ensemble", _PURPOSE)
@@ -152,7 +163,16 @@ class _PlainContainer:
     def _plain(value: Any) -> Any:
         if not isinstance(value, list):
             return value
-        return [element.item() if isinstance(element, np.generic) else element for element in value]
+        plain = [element.item() if isinstance(element, np.generic) else element for element in value]
+        return [int(element) if isinstance(element, bool) else element for element in plain]
+
+
+def _boosted_thresholds(estimator: Any) -> Iterator[float]:
+    """The FP64 thresholds of histogram boosting, which skl2onnx rounds to the nearest FP32."""
+    for part in _parts(estimator):
+        for trees in getattr(part, "_predictors", ()):
+            for tree in trees:
+                yield from (float(value) for value in tree.nodes["num_threshold"][tree.nodes["is_leaf"] == 0])
 
 
 def _takes_columns(estimator: Any) -> bool:

@@ -6,7 +6,7 @@ served graph takes the matrix that the `table` step makes, FP32 [rows, columns],
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,6 +67,24 @@ def convert(converter: Callable[..., Any], *arguments: Any, **options: Any) -> A
     except Exception as error:  # converters raise whatever their parts raise
         reason = f"{type(error).__name__}: {str(error).strip()[:500]}"
         raise PackageError(f"the model cannot be converted to ONNX: {reason}") from error
+
+
+def round_thresholds_down(model: Any, thresholds: Iterable[float]) -> None:
+    """Make every FP32 threshold of a tree the largest number not above the FP64 one it came from.
+
+    The graph compares FP32 numbers. `x <= threshold` means the same for them after rounding down, but not after
+    rounding to the nearest: that may move the threshold up onto a value that ought to go right.
+    """
+    exact: dict[float, float] = {}
+    for threshold in thresholds:
+        nearest = float(np.float32(threshold))
+        exact[nearest] = max(threshold, exact.get(nearest, threshold))
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            if attribute.name == "nodes_values":
+                for index, value in enumerate(attribute.floats):
+                    if exact.get(value, value) < value:
+                        attribute.floats[index] = float(np.nextafter(np.float32(value), np.float32(-np.inf)))
 
 
 class _Writer:
