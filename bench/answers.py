@@ -36,7 +36,10 @@ def _check_share(port: int, exchange: Exchange, share: list[int]) -> int:
         body = response.read()
         if response.status != 200:
             raise WrongAnswerError(f"body {index}: status {response.status}: {body[:300]!r}")
-        given = exchange.decode(body, dict(response.getheaders()))
+        try:
+            given = exchange.decode(body, dict(response.getheaders()))
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise WrongAnswerError(f"body {index}: not the agreed form ({error!r}): {body[:300]!r}") from error
         if not agree(exchange.expected[index], given):
             raise WrongAnswerError(f"body {index}: expected {exchange.expected[index]}, was given {given}")
     connection.close()

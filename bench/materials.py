@@ -36,7 +36,8 @@ def photos(count: int, source: Path) -> list[bytes]:
         picture, size = originals[index % len(originals)], PHOTO_SIZES[index % len(PHOTO_SIZES)]
         share = 0.7 + 0.3 * random.random()
         width, height = int(picture.width * share), int(picture.height * share)
-        left, top = random.integers(picture.width - width + 1), random.integers(picture.height - height + 1)
+        left = int(random.integers(picture.width - width + 1))
+        top = int(random.integers(picture.height - height + 1))
         crop = picture.crop((left, top, left + width, top + height)).resize(size, Image.Resampling.BICUBIC)
         stream = io.BytesIO()
         crop.save(stream, "JPEG", quality=85)

@@ -14,7 +14,7 @@ from bench.exchange import Exchange, exchange_for
 from bench.layout import LOGS
 from bench.load.wrk import Load, drive
 from bench.peers.contender import Contender, Served, Setting
-from bench.processes import Server, free_port
+from bench.processes import Server, free_port, machine_cpu_s
 from bench.workloads import Workload
 
 Record = dict[str, Any]
@@ -58,12 +58,14 @@ def _loaded(
     contender: Contender, server: Server, exchange: Exchange, bodies: Path, connections: int, seconds: int
 ) -> Record:
     rows_before = _rows(server.port) if contender.name == LIMIT else 0
-    before, started = server.usage(), time.perf_counter()
+    machine_before, before, started = machine_cpu_s(), server.usage(), time.perf_counter()
     load: Load = drive(server.port, exchange.path, bodies, len(exchange.bodies), connections, seconds)
     elapsed = time.perf_counter() - started
-    after = server.usage()
+    after, machine_after = server.usage(), machine_cpu_s()
     record: Record = {"kind": "load", "connections": connections, **asdict(load)}
     record["cpu_cores"] = (after.cpu_s - before.cpu_s) / elapsed
+    busy = (machine_after - machine_before) / elapsed
+    record["other_cpu"] = max(0.0, busy - record["cpu_cores"] - load.generator_cpu)  # who else used the machine
     record["memory_bytes"] = after.memory_bytes
     record["processes"] = after.processes
     if contender.name == LIMIT:

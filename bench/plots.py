@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+from matplotlib import pyplot
 
 matplotlib.use("Agg")
-
-from matplotlib import pyplot  # noqa: E402  (the backend has to be chosen first)
 
 COLOURS = {"onward": "#1f6f5c", "triton": "#76923c", "mosec": "#b5652b", "fastapi": "#4f6d94", "limit": "#9a9a9a"}
 
@@ -31,8 +30,8 @@ def _draw_loads(title: str, cells: dict[str, dict[str, Any]], path: Path) -> Non
         colours = [COLOURS.get(name, "#666666") for name in ordered]
         rates = [by_name[name]["requests_per_s"] for name in ordered]
         spread = [
-            [rate - by_name[name]["min"] for name, rate in zip(ordered, rates, strict=True)],
-            [by_name[name]["max"] - rate for name, rate in zip(ordered, rates, strict=True)],
+            [max(0.0, rate - by_name[name]["min"]) for name, rate in zip(ordered, rates, strict=True)],
+            [max(0.0, by_name[name]["max"] - rate) for name, rate in zip(ordered, rates, strict=True)],
         ]
         top, bottom = axes[0][column], axes[1][column]
         top.barh(ordered, rates, color=colours, xerr=spread, ecolor="#333333", capsize=3)
@@ -58,8 +57,8 @@ def _draw_starts(title: str, by_name: dict[str, Any], path: Path) -> None:
     ordered = sorted(by_name, key=lambda name: -by_name[name]["ready_s"])
     values = [by_name[name]["ready_s"] for name in ordered]
     spread = [
-        [value - by_name[name]["min"] for name, value in zip(ordered, values, strict=True)],
-        [by_name[name]["max"] - value for name, value in zip(ordered, values, strict=True)],
+        [max(0.0, value - by_name[name]["min"]) for name, value in zip(ordered, values, strict=True)],
+        [max(0.0, by_name[name]["max"] - value) for name, value in zip(ordered, values, strict=True)],
     ]
     figure, axis = pyplot.subplots(figsize=(6.4, 3.2))
     colours = [COLOURS.get(name, "#666666") for name in ordered]

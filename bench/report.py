@@ -48,6 +48,7 @@ def _line(record: Record) -> str:
         return f"{head} FAILED: {record['error'][-600:]}"
     if record["kind"] == "start":
         return f"{head} ready {record['ready_s']:.2f} s, {record['answers_checked']} answers right"
-    rate = f"{record['requests_per_s']:>9,.0f}/s  p50 {record['p50_us'] / 1e3:8.2f} ms  p99 {record['p99_us'] / 1e3:8.2f} ms"
-    shares = f"server {record['cpu_cores']:.2f} cores, generator {record['generator_cpu']:.2f}"
-    return f"{head} {record['connections']:>4} connections {rate}  errors {record['errors']}  {shares}"
+    rate = f"{record['connections']:>4} connections {record['requests_per_s']:>9,.0f}/s"
+    latency = f"p50 {record['p50_us'] / 1e3:8.2f} ms  p99 {record['p99_us'] / 1e3:8.2f} ms"
+    cores = f"cores: server {record['cpu_cores']:.2f}, generator {record['generator_cpu']:.2f}"
+    return f"{head} {rate}  {latency}  errors {record['errors']}  {cores}, others {record['other_cpu']:.2f}"

@@ -12,9 +12,7 @@ from bench.processes import StartError
 from bench.workloads import WORKLOADS, Workload, served_by
 
 
-def run_rounds(
-    contenders: dict[str, Contender], only: list[str] | None, rounds: int, seconds: int
-) -> Iterator[Record]:
+def run_rounds(contenders: dict[str, Contender], only: list[str] | None, rounds: int, seconds: int) -> Iterator[Record]:
     """Yield every record of every round, each with its `round`; a failure becomes a record too and ends nothing."""
     names = list(contenders)
     chosen = [workload for workload in WORKLOADS if not only or workload.name in only]
@@ -24,7 +22,7 @@ def run_rounds(
             served = served_by(workload)
             if served is None:
                 if number == 0:
-                    print(f"bench: {workload.name} is left out: no package {workload.model} in the repository", flush=True)
+                    print(f"bench: {workload.name} is left out: package {workload.model} is not built", flush=True)
                 continue
             for name in names[turn:] + names[:turn]:
                 if name == LIMIT and not workload.limit:

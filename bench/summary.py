@@ -9,7 +9,17 @@ from bench.contenders import PEER_NAMES, SUBJECT
 from bench.measurement import LIMIT, Record
 from bench.workloads import LIMIT_RATIO, READY_AIM_S, READY_MUST_S, SINGLE_P50_AIM_US, WORKLOADS, Workload
 
-MEDIANS = ("requests_per_s", "p50_us", "p90_us", "p99_us", "p999_us", "cpu_cores", "generator_cpu", "memory_bytes")
+MEDIANS = (
+    "requests_per_s",
+    "p50_us",
+    "p90_us",
+    "p99_us",
+    "p999_us",
+    "cpu_cores",
+    "generator_cpu",
+    "other_cpu",
+    "memory_bytes",
+)
 Cell = dict[str, Any]
 Summary = dict[str, Any]
 
@@ -87,7 +97,8 @@ def _verdicts(workload: Workload, cells: dict[str, dict[str, Cell]]) -> list[str
         best = max(peers, key=lambda name: peers[name]["requests_per_s"])
         target = workload.targets[int(key)]
         ratio = ours["requests_per_s"] / peers[best]["requests_per_s"]
-        found.append(f"{key} connections: {_judged(f'ratio to {best}', ratio, target.must, target.aim, '×', lower=False)}")
+        judged = _judged(f"ratio to {best}", ratio, target.must, target.aim, "×", lower=False)
+        found.append(f"{key} connections: {judged}")
         if workload.name == "small-json":
             lowest = min(by_name, key=lambda name: by_name[name]["p99_us"])
             verdict = "met" if lowest == SUBJECT else f"MISSED, lowest is {lowest}"
@@ -138,8 +149,8 @@ def _tables(cells: dict[str, dict[str, Cell]]) -> list[str]:
                 lines.append(f"| {name} | {spread} | {cell['answered_s']:.2f} | {memory:.0f} | {cell['starts']} |")
         else:
             lines += [f"| {key} connections | requests/s, median (min to max) | p50, ms | p99, ms | errors "]
-            lines[-1] += "| server, cores | generator, cores | memory, MiB | setting |"
-            lines += ["|---|---|---|---|---|---|---|---|---|"]
+            lines[-1] += "| cores: server | generator | others | memory, MiB | setting |"
+            lines += ["|---|---|---|---|---|---|---|---|---|---|"]
             ordered = sorted(by_name.items(), key=lambda pair: -pair[1]["requests_per_s"])
             lines += [_row(name, cell) for name, cell in ordered]
         lines.append("")
@@ -150,5 +161,6 @@ def _row(name: str, cell: Cell) -> str:
     rate = f"{cell['requests_per_s']:,.0f} ({cell['min']:,.0f} to {cell['max']:,.0f})"
     latency = "| | " if name == LIMIT else f"| {cell['p50_us'] / 1e3:.2f} | {cell['p99_us'] / 1e3:.2f} "
     setting = ", ".join(f"{key} {value}" for key, value in cell["setting"].items()) or "default"
-    shares = f"{cell['cpu_cores']:.2f} | {cell['generator_cpu']:.2f} | {cell['memory_bytes'] / 2**20:.0f}"
+    shares = f"{cell['cpu_cores']:.2f} | {cell['generator_cpu']:.2f} | {cell['other_cpu']:.2f}"
+    shares += f" | {cell['memory_bytes'] / 2**20:.0f}"
     return f"| {name} | {rate} {latency}| {cell['errors']} | {shares} | {setting} |"

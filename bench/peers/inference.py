@@ -70,7 +70,8 @@ class Decoder:
         """Decode a JPEG or PNG to UINT8 (height, width, 3) RGB as its EXIF orientation says, then prepare it."""
         from PIL import Image, ImageOps
 
-        picture = ImageOps.exif_transpose(Image.open(io.BytesIO(encoded))).convert("RGB")
+        picture = ImageOps.exif_transpose(Image.open(io.BytesIO(encoded)))
+        picture = picture if picture.mode == "RGB" else picture.convert("RGB")
         return self._through_graph({self._pixels: np.asarray(picture)})
 
     def _through_graph(self, tensors: Tensors) -> Tensors:
@@ -115,24 +116,25 @@ class Model:
     @property
     def input_name(self) -> str:
         """The model's first input: `x` for the perceptrons."""
-        return self._input_names[0]
+        return str(self._input_names[0])
 
     @property
-    def input_shape(self) -> list[int | str]:
-        """The shape of the model's first input, the batch first."""
-        return list(self._session.get_inputs()[0].shape)
+    def input_width(self) -> int:
+        """The number of columns of the model's first input."""
+        return int(self._session.get_inputs()[0].shape[1])
 
     @property
     def output_name(self) -> str:
         """The model's first output: `y` for the perceptrons."""
-        return self._output_names[0]
+        return str(self._output_names[0])
 
     def matrix(self, rows: np.ndarray) -> np.ndarray:
         """Run the bare model on a matrix (rows, columns); returns its first output (rows, columns)."""
-        return self._session.run(None, {self._input_names[0]: rows})[0]
+        results: np.ndarray = self._session.run(None, {self._input_names[0]: rows})[0]
+        return results
 
     def run(self, items: list[Tensors]) -> list[Tensors]:
-        """Run prepared items as one batch, padded to the longest; returns each item's outputs without batch dimension."""
+        """Run prepared items as one batch, padded to the longest; returns each item's outputs without the batch."""
         batch = {name: self._joined([item[name] for item in items], name) for name in self._input_names}
         outputs = dict(zip(self._output_names, self._session.run(None, batch), strict=True))
         if self._generate is not None:

@@ -52,7 +52,7 @@ class FastInference(msgspec.Struct):
     inputs: list[FastTensor]
 
 
-decoder = msgspec.json.Decoder(FastInference)
+typed = msgspec.json.Decoder(FastInference)
 
 
 def answer(rows: np.ndarray) -> dict[str, Any]:
@@ -83,7 +83,7 @@ async def orjson_endpoint(request: Request) -> Response:
 
 async def msgspec_endpoint(request: Request) -> Response:
     """Decode with a typed msgspec decoder, on the event loop."""
-    tensor = decoder.decode(await request.body()).inputs[0]
+    tensor = typed.decode(await request.body()).inputs[0]
     rows = np.array(tensor.data, np.float32).reshape(tensor.shape)
     return Response(msgspec.json.encode(answer(rows)), media_type="application/json")
 
@@ -93,11 +93,8 @@ def answered(body: bytes) -> Response:
     if FORM == "binary":
         rows = np.frombuffer(body, np.float32).reshape(1, -1)
         return Response(model.matrix(rows).tobytes(), media_type="application/octet-stream")
-    item: Tensors
-    if FORM == "image":
-        item = model.decoder.image(body)
-    else:
-        item = model.decoder.text(msgspec.json.decode(body)["text"])
+    decoder = model.decoder
+    item: Tensors = decoder.image(body) if FORM == "image" else decoder.text(msgspec.json.decode(body)["text"])
     outcome = labelled(model.ranked(model.run([item])[0]))
     return Response(msgspec.json.encode(outcome), media_type="application/json")
 

@@ -14,8 +14,7 @@ from bench.peers.inference import Model
 def main(folder: str, batch: int, threads: int) -> None:
     """Run the model on `batch` rows again and again, until the reader has gone."""
     model = Model(Path(folder), threads)
-    shape = model.input_shape
-    batches = np.random.default_rng(1).standard_normal((8, batch, shape[1])).astype(np.float32)
+    batches = np.random.default_rng(1).standard_normal((8, batch, model.input_width)).astype(np.float32)
     turn = 0
     while True:
         model.matrix(batches[turn % 8])

@@ -47,7 +47,7 @@ class Triton:
         return "Triton 2.51 (nvidia-pytriton 0.7.0), Python backend, onnxruntime"
 
     def settings(self, served: Served) -> list[Setting]:
-        """Instances 1 and 2, onnxruntime threads 1 and 2, queue delays 0 to 1,000 µs, HTTP threads 8 (default) and 2."""
+        """Instances and onnxruntime threads 1 and 2, delays 0 to 1,000 µs, HTTP threads 8 (default) and 2."""
         plain = {"instances": 1, "threads": 1, "delay_us": 0, "max_batch": 64, "http_threads": 8}
         tried = [
             plain,
@@ -128,7 +128,7 @@ def _config(served: Served, setting: Setting) -> str:
         inputs = f'input [{{ name: "x" data_type: TYPE_FP32 dims: [{columns}] }}]'
         outputs = f'output [{{ name: "y" data_type: TYPE_FP32 dims: [{results}] }}]'
     delay = f"max_queue_delay_microseconds: {setting['delay_us']}" if setting["delay_us"] else ""
-    return "\n".join([
+    lines = [
         f'name: "{served.name}"',
         'backend: "python"',
         f"max_batch_size: {setting['max_batch']}",
@@ -138,4 +138,5 @@ def _config(served: Served, setting: Setting) -> str:
         outputs,
         'parameters: { key: "FORCE_CPU_ONLY_INPUT_TENSORS" value: { string_value: "yes" } }',
         "",
-    ])
+    ]
+    return "\n".join(lines)
