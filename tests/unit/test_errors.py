@@ -1,0 +1,66 @@
+"""Errors have stable codes that are documented, and say where, what was expected and what was found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import onward.store.store  # noqa: F401 - has an error of its own
+from onward.errors import OnwardError, Overloaded, WrongShape
+
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "errors.md"
+
+
+def family() -> list[type[OnwardError]]:
+    """Every error with a code of its own; the others are only ways to say the same."""
+    found, waiting = [], [OnwardError]
+    while waiting:
+        error = waiting.pop()
+        waiting += error.__subclasses__()
+        if "code" in vars(error) and error.__module__.startswith("onward."):
+            found.append(error)
+    return found
+
+
+def row(error: type[OnwardError]) -> str:
+    """The line of the table in the docs."""
+    meaning = (error.__doc__ or "").strip().splitlines()[0]
+    return f"| `{error.code}` | {error.status} | {error.exit_code} | {meaning} |"
+
+
+def test_the_page_lists_every_error_with_its_code_statuses_and_meaning_and_nothing_else() -> None:
+    listed = [line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
+    assert sorted(listed) == sorted(map(row, family()))
+
+
+def test_no_two_errors_share_a_code() -> None:
+    codes = [error.code for error in family()]
+    assert len(codes) == len(set(codes))
+
+
+@pytest.mark.parametrize("error", family(), ids=lambda error: error.__name__)
+def test_every_error_has_a_message_of_its_own_and_valid_statuses(error: type[OnwardError]) -> None:
+    assert str(error()) == (error.__doc__ or "").strip()
+    assert 400 <= error.status < 600
+    assert 64 <= error.exit_code <= 78  # the range of sysexits.h
+
+
+def test_an_error_says_where_what_was_expected_and_what_was_found() -> None:
+    error = WrongShape(where="pixels", expected="[224, 224]", found="[1]")
+    assert str(error) == "pixels: An input has another shape than the signature says.; expected [224, 224]; found [1]"
+    assert error.as_dict() == {
+        "code": "WRONG_SHAPE",
+        "message": str(error),
+        "field": "pixels",
+        "expected": "[224, 224]",
+        "found": "[1]",
+    }
+
+
+def test_as_dict_leaves_out_what_is_not_known() -> None:
+    assert OnwardError("odd").as_dict() == {"code": "INTERNAL", "message": "odd"}
+
+
+def test_overloaded_says_when_to_come_back() -> None:
+    assert Overloaded(retry_after_s=0.25).retry_after_s == 0.25
