@@ -50,7 +50,7 @@ class AsgiExchange(http.Exchange):
     __slots__ = ("response",)
 
     def __init__(self, route: http.Route, request: Request) -> None:
-        super().__init__(None, route, list(request.headers.raw), request.url.query.encode(), keep_alive=True)  # type: ignore[arg-type]
+        super().__init__(None, route, dict(request.headers.raw), request.url.query.encode(), True)  # type: ignore[arg-type]
         self.response: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
 
     def respond(self, body: bytes, content_type: bytes = b"application/json", *, status: int = 200,
@@ -58,8 +58,8 @@ class AsgiExchange(http.Exchange):
         """Hand the answer over."""
         if self.response.done():
             return
-        named = {name.decode("latin-1"): value.decode("latin-1") for name, value in headers or ()}
-        named["x-request-id"] = self.request_id
+        named = {name.decode("latin-1"): value.decode("latin-1") for name, value in (headers or {}).items()}
+        named["x-request-id"] = self.request_id.decode()
         self.response.set_result(Response(body, status, named, content_type.decode("latin-1")))
 
 
@@ -157,7 +157,7 @@ class Endpoints:
         item = {_only_file(name, fields): value for name, value in item.items()}
         outputs = plain.requested_outputs(request.url.query.encode())
         (result,) = await served.answer([item], outputs)
-        request_id = http.new_request_id()
+        request_id = http.new_request_id().decode()
         body = {
             "answer": plain.readable(result), "package": served.id.name, "version": served.id.version,
             "request_id": request_id,
@@ -253,9 +253,9 @@ def _only_file(name: str, fields: dict[str, Field]) -> str:
 
 def _error_response(error: OnwardError) -> Response:
     request_id = http.new_request_id()
-    headers = {name.decode(): value.decode() for name, value in http.error_headers(error)}
+    headers = {name.decode(): value.decode() for name, value in (http.error_headers(error) or {}).items()}
     body = http.error_body(error, request_id)
-    return Response(body, error.status, headers | {"x-request-id": request_id}, "application/json")
+    return Response(body, error.status, headers | {"x-request-id": request_id.decode()}, "application/json")
 
 
 async def _on_onward_error(request: Request, error: Exception) -> Response:

@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, Protocol, TypeAlias
 
 import msgspec
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -25,11 +25,12 @@ _STATUS_LINES = {
     status: f"HTTP/1.1 {status} {HTTPStatus(status).phrase if status != 499 else 'Client Closed Request'}\r\n".encode()
     for status in (*map(int, HTTPStatus), 499)
 }
-_request_prefix = os.urandom(4).hex()
+_request_prefix = os.urandom(4).hex().encode()
 _request_numbers = itertools.count(1)
 _KEEP_ALIVE_SWEEP_S = 1.0
 
-Headers: TypeAlias = list[tuple[bytes, bytes]]
+Headers: TypeAlias = Mapping[bytes, bytes]
+"""A request's headers by their lower-case names."""
 Handler: TypeAlias = "Callable[[Exchange], None]"
 
 
@@ -39,7 +40,7 @@ class Route:
     __slots__ = ("handler", "max_body_bytes", "wants")
 
     def __init__(
-        self, handler: Handler, *, max_body_bytes: int, wants: Callable[[Headers], bool] = lambda headers: True
+        self, handler: Handler, *, max_body_bytes: int, wants: Callable[[Headers], bool] | None = None
     ) -> None:
         self.handler = handler
         self.max_body_bytes = max_body_bytes
@@ -49,25 +50,33 @@ class Route:
 Routes: TypeAlias = Mapping[bytes, Route]
 
 
-def new_request_id() -> str:
+def new_request_id() -> bytes:
     """An id unique to this request: a random part for the process and a running number."""
-    return f"{_request_prefix}-{next(_request_numbers):x}"
+    return b"%b-%x" % (_request_prefix, next(_request_numbers))
 
 
-def error_body(error: OnwardError, request_id: str) -> bytes:
+def error_body(error: OnwardError, request_id: bytes) -> bytes:
     """An error as JSON: V2 clients read `error`, everyone may rely on `code`."""
     body = dict(error.as_dict())
     message = body.pop("message")
-    return msgspec.json.encode({"error": message} | body | {"request_id": request_id})
+    return msgspec.json.encode({"error": message} | body | {"request_id": request_id.decode()})
 
 
-def error_headers(error: OnwardError) -> Headers:
+def error_headers(error: OnwardError) -> Headers | None:
     """The headers that go with an error: when to come back, if the queue was full."""
     if not isinstance(error, Overloaded):
-        return []
+        return None
     after_s = error.retry_after_s
     whole_s = max(1, int(after_s + 0.999))
-    return [(b"retry-after", b"%d" % whole_s), (b"x-onward-retry-after-ms", b"%d" % max(1, round(after_s * 1000)))]
+    return {b"retry-after": b"%d" % whole_s, b"x-onward-retry-after-ms": b"%d" % max(1, round(after_s * 1000))}
+
+
+class Abandonable(Protocol):
+    """Work that may be given up when its client leaves."""
+
+    def abandon(self) -> None:
+        """Nobody waits for it any more."""
+        ...
 
 
 class _Unused:
@@ -81,14 +90,24 @@ class Exchange:
     """One request and its answer. Has the attributes of uvicorn's cycle that its protocol looks at."""
 
     __slots__ = (
-        "arrived_s", "body", "disconnected", "expects_continue", "headers", "keep_alive", "more_body", "on_abandon",
-        "protocol", "query", "request_id", "response_complete", "route", "started",
+        "arrived_s",
+        "body",
+        "disconnected",
+        "expects_continue",
+        "headers",
+        "keep_alive",
+        "more_body",
+        "protocol",
+        "query",
+        "request_id",
+        "response_complete",
+        "route",
+        "started",
+        "work",
     )  # fmt: skip
     message_event = _Unused()
 
-    def __init__(
-        self, protocol: FastProtocol, route: Route, headers: Headers, query: bytes, *, keep_alive: bool
-    ) -> None:
+    def __init__(self, protocol: FastProtocol, route: Route, headers: Headers, query: bytes, keep_alive: bool) -> None:
         self.protocol = protocol
         self.route = route
         self.headers = headers
@@ -100,16 +119,9 @@ class Exchange:
         self.started = False
         self.response_complete = False
         self.disconnected = False
-        self.on_abandon: Callable[[], None] | None = None
+        self.work: Abandonable | None = None
         self.request_id = new_request_id()
         self.arrived_s = 0.0
-
-    def header(self, name: bytes) -> bytes | None:
-        """The value of a header, by its lower-case name."""
-        for key, value in self.headers:
-            if key == name:
-                return value
-        return None
 
     def receive(self, data: bytes) -> None:
         """Take a piece of the body."""
@@ -138,7 +150,7 @@ class Exchange:
         except OnwardError as error:
             self.fail(error)
         except Exception:
-            _log.exception("request %s failed", self.request_id)
+            _log.exception("request %s failed", self.request_id.decode())
             self.fail(OnwardError("internal error; the server's log has the details under this request id"))
 
     def respond(self, body: bytes, content_type: bytes = b"application/json", *, status: int = 200,
@@ -146,23 +158,31 @@ class Exchange:
         """Write the answer; does nothing when the client has gone or has its answer already."""
         if self.response_complete or self.disconnected:
             return
+        protocol = self.protocol
+        transport = protocol.transport
+        self.response_complete = True
+        self.work = None
+        if status == 200 and headers is None and self.keep_alive:
+            transport.write(
+                b"HTTP/1.1 200 OK\r\n%bcontent-type: %b\r\ncontent-length: %d\r\nx-request-id: %b\r\n\r\n%b"
+                % (protocol.common_headers(), content_type, len(body), self.request_id, body)
+            )
+            protocol.on_response_complete()
+            return
         head = [
             _STATUS_LINES[status],
-            self.protocol.common_headers(),
+            protocol.common_headers(),
             b"content-type: %b\r\ncontent-length: %d\r\nx-request-id: %b\r\n"
-            % (content_type, len(body), self.request_id.encode()),
+            % (content_type, len(body), self.request_id),
         ]
-        for name, value in headers or ():
+        for name, value in (headers or {}).items():
             head.append(b"%b: %b\r\n" % (name, value))
         head.append(b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n")
         head.append(body)
-        transport = self.protocol.transport
         transport.write(b"".join(head))
-        self.response_complete = True
-        self.on_abandon = None
         if not self.keep_alive:
             transport.close()
-        self.protocol.on_response_complete()
+        protocol.on_response_complete()
 
     def fail(self, error: OnwardError) -> None:
         """Answer with an error."""
@@ -171,9 +191,9 @@ class Exchange:
     def abandon(self) -> None:
         """The client has gone: nothing computed for it any more is of use."""
         self.disconnected = True
-        if self.on_abandon is not None:
-            self.on_abandon()
-            self.on_abandon = None
+        if self.work is not None:
+            self.work.abandon()
+            self.work = None
 
 
 class FastProtocol(HttpToolsProtocol):
@@ -222,20 +242,21 @@ class FastProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """A hit in the table becomes an exchange; a miss goes uvicorn's way."""
-        path, _, query = self.url.partition(b"?")
+        path, query = self.url, b""
+        if b"?" in path:
+            path, _, query = path.partition(b"?")
         route = self.routes.get(path)
         parser = self.parser
-        if route is None or parser.get_method() != b"POST" or parser.should_upgrade() or not route.wants(self.headers):
-            url, headers, expects = self.url, self.headers, self.expect_100_continue
-            super().on_message_begin()
-            self.url = url
-            self.headers.extend(headers)
-            self.expect_100_continue = expects
-            super().on_headers_complete()
+        if route is None or parser.get_method() != b"POST" or parser.should_upgrade():
+            self._leave_to_asgi()
+            return
+        headers = dict(self.headers)
+        if route.wants is not None and not route.wants(headers):
+            self._leave_to_asgi()
             return
         waits = self.cycle is not None and not self.cycle.response_complete
         keep_alive = parser.should_keep_alive() and parser.get_http_version() != "1.0"
-        exchange = Exchange(self, route, self.headers, query, keep_alive=keep_alive)
+        exchange = Exchange(self, route, headers, query, keep_alive)
         self.cycle: Any = exchange
         if waits:
             # Pipelined: answers leave in the order of the requests.
@@ -244,11 +265,19 @@ class FastProtocol(HttpToolsProtocol):
             self.pipeline.appendleft((exchange, None))  # type: ignore[arg-type]
             return
         self._active = exchange
-        length = exchange.header(b"content-length")
+        length = headers.get(b"content-length")
         if length is not None and int(length) > route.max_body_bytes:
             exchange.refuse(int(length))
         elif self.expect_100_continue:
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _leave_to_asgi(self) -> None:
+        url, headers, expects = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.url = url
+        self.headers.extend(headers)
+        self.expect_100_continue = expects
+        super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         """A piece of the body of the request that is being read."""
@@ -317,10 +346,8 @@ def protocol_for(routes: Routes) -> type[FastProtocol]:
     return type("RoutedProtocol", (FastProtocol,), {"routes": routes})
 
 
-def timeout_s(value: bytes | None, limit_s: float) -> float:
+def timeout_s(value: bytes, limit_s: float) -> float:
     """The time a caller gives, from `x-onward-timeout-ms`, at most the package's own. Raises `MalformedBody`."""
-    if value is None:
-        return limit_s
     try:
         milliseconds = float(value)
     except ValueError:

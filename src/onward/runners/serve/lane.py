@@ -16,7 +16,7 @@ from typing import Any
 
 from onward.errors import Cancelled, DeadlineExceeded, ExecutionError, OnwardError, Unavailable
 from onward.execute.batch import Column
-from onward.execute.scheduler import Batch, Scheduler, Work
+from onward.execute.scheduler import Batch, Scheduler, State, Work
 from onward.pipeline import Pipeline
 from onward.telemetry import ModelMetrics
 from onward.types import Array
@@ -30,11 +30,12 @@ _EXPIRY_TICK_S = 0.02
 class Outputs:
     """The outputs of one batch: arrays, and as nested lists made once for all requests that answer in JSON."""
 
-    __slots__ = ("_lists", "arrays", "names")
+    __slots__ = ("_lists", "arrays", "finished_s", "names")
 
     def __init__(self, names: tuple[str, ...], arrays: list[Array]) -> None:
         self.names = names
         self.arrays = arrays
+        self.finished_s = time.monotonic()
         self._lists: list[list[Any] | None] = [None] * len(arrays)
 
     def rows(self, index: int) -> list[Any]:
@@ -59,13 +60,17 @@ class Request(Work):
         self,
         columns: Mapping[str, Column],
         fetches: tuple[str, ...],
-        *,
         rows: int,
         length: int,
         key: Hashable,
         deadline_s: float,
     ) -> None:
-        super().__init__(rows=rows, key=key, length=length, deadline_s=deadline_s)
+        # Not through Work.__init__: this runs once a request, and a call costs as much as what it does.
+        self.rows = rows
+        self.key = key
+        self.length = length
+        self.deadline_s = deadline_s
+        self.state = State.QUEUED
         self.columns = columns
         self.fetches = fetches
 
@@ -105,11 +110,11 @@ class Lane:
         self._timer: asyncio.TimerHandle | None = None
         self._closing = False
 
-    def submit(self, request: Request) -> None:
+    def submit(self, request: Request, now_s: float) -> None:
         """Queue the request. Raises `Overloaded`, `TooLarge` or `Unavailable`; then nothing more is called."""
         if self._closing:
             raise Unavailable("this version is being unloaded")
-        self.scheduler.add(request, time.monotonic())
+        self.scheduler.add(request, now_s)
         if not self._drive_scheduled:
             self._drive_scheduled = True
             self._loop.call_soon(self._drive)
@@ -251,7 +256,7 @@ class Waiting(Request):
 async def answer(lane: Lane, request: Waiting) -> dict[str, Array]:
     """Submit a request and wait for its rows; cancelling the task cancels the request."""
     request.future = asyncio.get_running_loop().create_future()
-    lane.submit(request)
+    lane.submit(request, time.monotonic())
     try:
         return await request.future
     except asyncio.CancelledError:

@@ -162,4 +162,4 @@ def _belongs_to(route: Route, served: ServedModel) -> bool:
 
 
 def _is_not_multipart(headers: Headers) -> bool:
-    return not any(name == b"content-type" and value.lower().startswith(b"multipart/") for name, value in headers)
+    return not headers.get(b"content-type", b"").lower().startswith(b"multipart/")

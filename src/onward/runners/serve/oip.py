@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -57,15 +56,14 @@ _general = msgspec.json.Decoder(_Request)
 _encode = msgspec.json.Encoder().encode
 
 
-@dataclass(slots=True, kw_only=True)
-class InferRequest:
+class InferRequest(msgspec.Struct, gc=False):
     """One decoded request: columns of rows for the tensors or, with `of_fields`, for the item's fields."""
 
     id: str
     columns: Mapping[str, Column]
     rows: int
-    outputs: tuple[str, ...]
-    binary: frozenset[str] | bool
+    outputs: tuple[str, ...] = ()
+    binary: frozenset[str] | bool = False
     of_fields: bool = False
 
 
@@ -120,7 +118,7 @@ class InferDecoder:
             or (spec.dtype.kind in "iu" and not _in_range(tensor.data, spec.dtype))
         ):
             return None
-        return InferRequest(id=request.id, columns={spec.name: tensor.data}, rows=rows, outputs=(), binary=False)
+        return InferRequest(request.id, {spec.name: tensor.data}, rows)
 
     def _decode_general(self, body: bytes | bytearray, header_length: int | None) -> InferRequest:
         view = memoryview(body)

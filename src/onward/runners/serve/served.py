@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import Executor
 from functools import partial
 from typing import Any
@@ -19,7 +19,7 @@ from onward.execute.batch import Column, collate
 from onward.pipeline import Pipeline
 from onward.prepare.tabular import TablePreparation
 from onward.runners.serve import plain
-from onward.runners.serve.http import Exchange, Headers, timeout_s
+from onward.runners.serve.http import Exchange, timeout_s
 from onward.runners.serve.lane import INLINE_BELOW_S, Lane, Outputs, Request, Waiting, answer
 from onward.runners.serve.oip import InferDecoder, InferEncoder, InferRequest, field_specs
 from onward.telemetry import ModelMetrics
@@ -58,31 +58,31 @@ class ServedModel:
 
     def handle_infer(self, exchange: Exchange) -> None:
         """Answer `POST /v2/models/…/infer`."""
-        length = exchange.header(b"inference-header-content-length")
+        length = exchange.headers.get(b"inference-header-content-length")
         try:
             request = self.decoder.decode(exchange.body, None if length is None else _whole(length))
+            fetches = request.outputs or self.pipeline.default_fetches
+            deadline_s = self._deadline(exchange)
+            if request.of_fields:
+                then = partial(self._queue_infer, exchange, request, fetches, deadline_s)
+                self._prepare(exchange, _items(request), then)
+            else:
+                self._queue_infer(exchange, request, fetches, deadline_s, request.columns, 0)
         except OnwardError as error:
             self.metrics.fail(error.code)
             raise
-        fetches = self.pipeline.fetches(request.outputs) if request.outputs else self.pipeline.default_fetches
-        deadline_s = exchange.arrived_s + timeout_s(exchange.header(b"x-onward-timeout-ms"), self._deadline_s)
-        if request.of_fields:
-            items = _items(request)
-            self._prepare(
-                exchange, items,
-                lambda columns, length: self._queue_infer(exchange, request, columns, length, fetches, deadline_s),
-            )  # fmt: skip
-        else:
-            self._queue_infer(exchange, request, request.columns, self._length(request.columns), fetches, deadline_s)
 
     def _queue_infer(
-        self, exchange: Exchange, request: InferRequest, columns: Mapping[str, Column], length: int,
-        fetches: tuple[str, ...], deadline_s: float,
-    ) -> None:  # fmt: skip
-        work = _Infer(columns, fetches, rows=request.rows, length=length, key=self._key(columns, fetches),
-                      deadline_s=deadline_s)  # fmt: skip
-        work.served = self
-        work.exchange = exchange
+        self,
+        exchange: Exchange,
+        request: InferRequest,
+        fetches: tuple[str, ...],
+        deadline_s: float,
+        columns: Mapping[str, Column],
+        length: int,
+    ) -> None:
+        key, length = self._key(columns, fetches, length)
+        work = _Infer(columns, fetches, request.rows, length, key, deadline_s)
         work.request = request
         self._submit(exchange, work)
 
@@ -90,64 +90,62 @@ class ServedModel:
 
     def handle_plain(self, exchange: Exchange) -> None:
         """Answer `POST /models/…`."""
-        deadline_s = exchange.arrived_s + timeout_s(exchange.header(b"x-onward-timeout-ms"), self._deadline_s)
-        outputs = plain.requested_outputs(exchange.query)
         try:
+            deadline_s = self._deadline(exchange)
+            outputs = plain.requested_outputs(exchange.query)
             fetches = self.pipeline.fetches(outputs) if outputs else self.pipeline.default_fetches
-            content_type = (exchange.header(b"content-type") or b"application/json").decode("latin-1")
+            content_type = exchange.headers.get(b"content-type", b"application/json").decode("latin-1")
             table = self.pipeline.prepare.table
             row = self._table_row(table, content_type, exchange.body) if table is not None else None
             if row is not None and table is not None:
                 call = plain.Call(items=(), many=False, outputs=outputs)
-                self._queue_plain(exchange, call, {table.output: row}, 1, 0, fetches, deadline_s)
+                self._queue_plain(exchange, call, 1, fetches, deadline_s, {table.output: row}, 0)
                 return
             items, many = plain.read_items(content_type, exchange.body, self.signature.inputs, max_rows=self._max_rows)
+            call = plain.Call(items=items, many=many, outputs=outputs)
+            self._prepare(exchange, items, partial(self._queue_plain, exchange, call, len(items), fetches, deadline_s))
         except OnwardError as error:
             self.metrics.fail(error.code)
             raise
-        call = plain.Call(items=items, many=many, outputs=outputs)
-        self._prepare(
-            exchange, items,
-            lambda columns, length: self._queue_plain(
-                exchange, call, columns, len(items), length, fetches, deadline_s
-            ),
-        )  # fmt: skip
 
     def _table_row(self, table: TablePreparation, content_type: str, body: bytes | bytearray) -> list[float] | None:
         """The short way for a table: JSON straight into a row, unless a policy wants to see the item."""
-        if self.pipeline.policy is not None or not content_type.startswith("application/json") or table.bounded:
+        if self.pipeline.policy is not None or table.bounded or not content_type.startswith("application/json"):
             return None
         return table.decode_row(bytes(body))
 
     def _queue_plain(
-        self, exchange: Exchange, call: plain.Call, columns: Mapping[str, Column], rows: int, length: int,
-        fetches: tuple[str, ...], deadline_s: float,
-    ) -> None:  # fmt: skip
-        work = _Plain(columns, fetches, rows=rows, length=length, key=self._key(columns, fetches),
-                      deadline_s=deadline_s)  # fmt: skip
-        work.served = self
-        work.exchange = exchange
+        self,
+        exchange: Exchange,
+        call: plain.Call,
+        rows: int,
+        fetches: tuple[str, ...],
+        deadline_s: float,
+        columns: Mapping[str, Column],
+        length: int,
+    ) -> None:
+        key, length = self._key(columns, fetches, length)
+        work = _Plain(columns, fetches, rows, length, key, deadline_s)
         work.call = call
         self._submit(exchange, work)
 
-    def answer_body(self, call: plain.Call, outputs: Outputs, start: int, rows: int, request_id: str) -> bytes:
+    def answer_body(self, call: plain.Call, outputs: Outputs, start: int, rows: int, request_id: bytes) -> bytes:
         """The answers of one plain request as JSON."""
         answers: list[Any] = []
         for index in range(rows):
             item = call.items[index] if call.items else {}
             answers.append(plain.readable(self.pipeline.finish(item, outputs.slice(start + index, 1), call.outputs)))
         body = b'{"answers":' + _encode(answers) if call.many else b'{"answer":' + _encode(answers[0])
-        return b"".join([body, self._answer_tail, request_id.encode(), b'"}'])
+        return b"".join([body, self._answer_tail, request_id, b'"}'])
 
     async def answer(self, items: Sequence[Item], outputs: Sequence[str] = ()) -> list[Result]:
         """Answer items from a coroutine (the ASGI routes), through the same queue."""
         fetches = self.pipeline.fetches(outputs)
         loop = asyncio.get_running_loop()
         columns, length = await loop.run_in_executor(self._pool, self._prepare_columns, items)
+        key, length = self._key(columns, fetches, length)
         deadline_s = time.monotonic() + self._deadline_s
-        request = Waiting(columns, fetches, rows=len(items), length=length, key=self._key(columns, fetches),
-                          deadline_s=deadline_s)  # fmt: skip
-        tensors = await answer(self.lane, request)
+        tensors = await answer(self.lane, Waiting(columns, fetches, len(items), length, key, deadline_s))
         return [
             self.pipeline.finish(item, {name: rows[index : index + 1] for name, rows in tensors.items()}, outputs)
             for index, item in enumerate(items)
@@ -155,27 +153,25 @@ class ServedModel:
 
     # --- Both ---
 
-    def _submit(self, exchange: Exchange, work: Request) -> None:
+    def _deadline(self, exchange: Exchange) -> float:
+        value = exchange.headers.get(b"x-onward-timeout-ms")
+        return exchange.arrived_s + (self._deadline_s if value is None else timeout_s(value, self._deadline_s))
+
+    def _submit(self, exchange: Exchange, work: _Answering) -> None:
         if exchange.disconnected:
             self.metrics.drop("cancelled")
             return
-        try:
-            self.lane.submit(work)
-        except OnwardError as error:
-            self.metrics.fail(error.code)
-            raise
-        exchange.on_abandon = lambda: self.lane.cancel(work)
+        work.served = self
+        work.exchange = exchange
+        exchange.work = work
+        self.lane.submit(work, exchange.arrived_s)
 
     def _prepare(
         self, exchange: Exchange, items: Sequence[Item], then: Callable[[Mapping[str, Column], int], None]
     ) -> None:
         """Prepare items here when that is quick, else on the pool, and go on with their columns on the loop."""
         if self._prepare_inline and len(items) == 1:
-            try:
-                then(*self._prepare_columns(items))
-            except OnwardError as error:
-                self.metrics.fail(error.code)
-                raise
+            then(*self._prepare_columns(items))
             return
         loop = asyncio.get_running_loop()
         future = loop.run_in_executor(self._pool, self._prepare_columns, items)
@@ -207,22 +203,14 @@ class ServedModel:
         )  # fmt: skip
         return columns, max(one.length for one in prepared)
 
-    def _key(self, columns: Mapping[str, Column], fetches: tuple[str, ...]) -> object:
-        """Requests with equal keys may share a batch: same outputs, same free dimensions but for padded ones."""
+    def _key(self, columns: Mapping[str, Column], fetches: tuple[str, ...], length: int) -> tuple[Hashable, int]:
+        """What requests of one batch have in common (outputs, free dimensions that are not padded), and the length."""
         if self.decoder.fixed_shapes:
-            return fetches if fetches is not self.pipeline.default_fetches else None
+            return (None if fetches is self.pipeline.default_fetches else fetches), 0
         pad = self.pipeline.manifest.batching.pad
-        shapes = tuple(
-            column.shape[1:] for name, column in columns.items() if name not in pad and not isinstance(column, list)
-        )
-        return (fetches, shapes)
-
-    def _length(self, columns: Mapping[str, Column]) -> int:
-        pad = self.pipeline.manifest.batching.pad
-        if not pad:
-            return 0
-        lengths = {column.shape[1] for name, column in columns.items() if name in pad and not isinstance(column, list)}
-        return max(lengths, default=0)
+        arrays = {name: column for name, column in columns.items() if not isinstance(column, list)}
+        shapes = tuple(array.shape[1:] for name, array in arrays.items() if name not in pad)
+        return (fetches, shapes), length or max((arrays[name].shape[1] for name in pad), default=0)
 
     async def close(self) -> None:
         """Finish what is queued, then free the backends."""
@@ -244,10 +232,9 @@ class _Answering(Request):
             self.served.metrics.fail(error.code)
         self.exchange.fail(error)
 
-    def _respond(self, body: bytes, content_type: bytes = b"application/json", headers: Headers | None = None) -> None:
-        exchange = self.exchange
-        exchange.respond(body, content_type, headers=headers)
-        self.served.metrics.request_s.observe(time.monotonic() - exchange.arrived_s)
+    def abandon(self) -> None:
+        """The client left."""
+        self.served.lane.cancel(self)
 
 
 class _Infer(_Answering):
@@ -268,17 +255,17 @@ class _Infer(_Answering):
                 values.append(lists[start] if rows == 1 else [v for row in lists[start : start + rows] for v in row])
             body = encoder.encode_rows(request.id, outputs.names, rows, values)
             if body is not None:
-                self._respond(body)
+                self.exchange.respond(body)
+                self.served.metrics.request_s.observe(outputs.finished_s - self.exchange.arrived_s)
                 return
+        self.served.metrics.request_s.observe(outputs.finished_s - self.exchange.arrived_s)
         tensors = outputs.slice(start, rows)
-        if request.outputs:
-            tensors = {name: tensors[name] for name in request.outputs}
         body, header_length = encoder.encode(request.id, tensors, request.binary)
         if header_length is None:
-            self._respond(body)
+            self.exchange.respond(body)
         else:
-            headers = [(b"inference-header-content-length", b"%d" % header_length)]
-            self._respond(body, b"application/octet-stream", headers)
+            headers = {b"inference-header-content-length": b"%d" % header_length}
+            self.exchange.respond(body, b"application/octet-stream", headers=headers)
 
 
 class _Plain(_Answering):
@@ -295,7 +282,8 @@ class _Plain(_Answering):
         except OnwardError as error:
             self.reject(error)
         else:
-            self._respond(body)
+            self.exchange.respond(body)
+            self.served.metrics.request_s.observe(time.monotonic() - self.exchange.arrived_s)
 
 
 class Speed:

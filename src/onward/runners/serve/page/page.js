@@ -3,7 +3,8 @@
 const DENSE_FROM = 9; // with this many numbers the form becomes a grid
 const SHOWN = 10;
 const $ = (id) => document.getElementById(id);
-let current; // {model, path, controls, extras, examples, next}
+let current; // {model, path, extras, examples, next}
+let controls = []; // of the current model: {field, input, text, set, node}
 let pending; // the AbortController of the request under way
 
 function h(name, props, ...children) {
@@ -19,14 +20,13 @@ function h(name, props, ...children) {
 	return node;
 }
 
+const span = (text, title) => h("span", { title }, text);
+
 function number(value) {
 	if (value === null) return "not a number";
-	const size = Math.abs(value);
-	if (Number.isInteger(value) && size < 1e15) return String(value);
-	return size >= 1e-4 && size < 1e9 ? String(+value.toPrecision(5)) : value.toExponential(2);
+	if (Number.isInteger(value)) return String(value);
+	return Math.abs(value) >= 1e-4 && Math.abs(value) < 1e9 ? String(+value.toPrecision(5)) : value.toExponential(2);
 }
-
-const isShare = (value) => value >= 0 && value <= 1;
 
 function percent(value) {
 	if (value > 0 && value < 0.001) return "< 0.1 %";
@@ -122,8 +122,7 @@ function fileOf(base64, name, content) {
 	const kind = heads[base64.slice(0, 3)] ?? "bin";
 	const data = Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
 	const file = new File([data], `${name.replace(/[^\w.-]+/g, "-")}.${kind}`, { type: `${content}/${kind}` });
-	file.isExample = true;
-	return file;
+	return Object.assign(file, { isExample: true });
 }
 
 // --- The request, for fetch and for curl ---
@@ -138,28 +137,23 @@ const quoted = (text) => `'${text.replaceAll("'", `'\\''`)}'`;
 /** What to send: the file itself where a model takes just that, else JSON with any files in it as base64. */
 function request() {
 	const type = "application/json";
-	const files = current.controls.filter((one) => one.input.files?.length).map(({ field, input }) => [field, input.files[0]]);
+	const files = controls.filter((one) => one.input.files?.length).map(({ field, input }) => [field, input.files[0]]);
 	const pair = ([name, text]) => `${JSON.stringify(name)}: ${text}`;
 	const object = (pairs) => `{${pairs.map(pair).join(", ")}}`;
-	const parts = current.controls.map((one) => [one.field.name, one.text()]).filter(([, text]) => text);
+	const parts = controls.map((one) => [one.field.name, one.text()]).filter(([, text]) => text);
 	const json = object(parts);
 	if (!files.length) return { type, body: () => json, curl: `-d ${quoted(json)}` };
-	if (current.controls.length === 1) {
+	if (controls.length === 1) {
 		const [{ content }, file] = files[0];
 		const isKnown = file.type.startsWith(content);
 		return { type: isKnown ? file.type : `${content}/*`, body: () => file, curl: `--data-binary @${quoted(file.name)}` };
 	}
-	const body = async () => object([...parts, ...await Promise.all(files.map(async ([{ name }, file]) => [name, `"${await base64Of(file)}"`]))]);
+	const body = async () => object([...parts, ...await Promise.all(files.map(async ([{ name }, file]) => [name, `"${new Uint8Array(await file.arrayBuffer()).toBase64()}"`]))]);
 	const slots = files.map(([{ name }]) => [name, '"%s"']);
 	const format = object([...parts.map(([name, text]) => [name, text.replace(/[%\\]/g, "$&$&")]), ...slots]);
 	const reads = files.map(([, file]) => `"$(base64 < ${quoted(file.name)} | tr -d '\\n')"`).join(" ");
 	return { type, body, curl: "--data-binary @-", before: `printf ${quoted(format)} ${reads} | ` };
 }
-
-const base64Of = (file) => new Promise((resolve, reject) => {
-	const reader = Object.assign(new FileReader(), { onload: () => resolve(reader.result.split(",")[1]), onerror: reject });
-	reader.readAsDataURL(file);
-});
 
 function showCurl() {
 	const { type, curl, before = "" } = request();
@@ -202,7 +196,7 @@ function showAnswer(body, tookMs) {
 	const fields = Object.fromEntries(current.model.fields.outputs.map((field) => [field.name, field]));
 	if (key) {
 		const rows = rest[`${key}s`].map((one) => [one[key], one.score]);
-		const areShares = rows.every(([, score]) => isShare(score));
+		const areShares = rows.every(([, score]) => score >= 0 && score <= 1);
 		parts.push(big(rest[key], areShares ? percent(rest.score) : number(rest.score), rest.score), bars(rows, areShares));
 		for (const used of [key, "score", `${key}s`]) delete rest[used];
 	} else if (!decision) {
@@ -216,7 +210,7 @@ function showAnswer(body, tookMs) {
 	const { version, digest } = current.model.package;
 	$("answer").replaceChildren(
 		h("div.head", 0, h("h2", 0, "Answer"),
-			h("span", { id: "latency", title: "From sending the request to having read the answer, in this browser" }, took)),
+			h("span", { id: "latency", title: "Round trip, as this browser saw it" }, took)),
 		...parts, pairs(shownPairs(rest, fields)),
 		h("div.trace", 0,
 			pairs([["Package", `${body.package} ${body.version}`], ["Digest", body.version === version && code(digest)], ["Request", code(body.request_id)]]),
@@ -232,7 +226,7 @@ function pairs(rows) {
 }
 
 function shownPairs(values, fields = {}) {
-	return Object.entries(values).map(([name, value]) => [h("span", { title: fields[name]?.description }, name), shown(value, fields[name])]);
+	return Object.entries(values).map(([name, value]) => [span(name, fields[name]?.description), shown(value, fields[name])]);
 }
 
 function big(label, score = "", exact = "", description = "") {
@@ -249,7 +243,7 @@ function bars(rows, areShares = false) {
 		const bar = h(value < 0 ? "div.bar.less" : "div.bar");
 		bar.style.setProperty("--from", `${value < 0 ? middle - part : middle}%`);
 		bar.style.setProperty("--part", `${part}%`);
-		return h("li", 0, h("span", 0, name), h("span", { title: String(value) }, areShares ? percent(value) : number(value)), bar);
+		return h("li", 0, span(name), span(areShares ? percent(value) : number(value), String(value)), bar);
 	};
 	const list = (some) => h("ul.bars", 0, some.map(line));
 	const rest = rows.slice(SHOWN);
@@ -263,23 +257,23 @@ function scalar(value, field) {
 }
 
 function shown(value, field) {
-	if (value === null || typeof value !== "object") return h("span", { title: String(value) }, scalar(value, field));
+	if (value === null || typeof value !== "object") return span(scalar(value, field), String(value));
 	if (value.base64) {
 		const href = `data:${value.media_type};base64,${value.base64}`;
-		if (value.media_type.startsWith("image/")) return h("img", { src: href, alt: field?.description ?? "" });
-		return h("a", { href, download: "answer" }, "Save the file");
+		const isImage = value.media_type.startsWith("image/");
+		return isImage ? h("img", { src: href, alt: "Answer" }) : h("a", { href, download: "answer" }, "Save");
 	}
 	if (!Array.isArray(value)) {
 		const rows = Object.entries(value).sort((a, b) => Math.abs(b[1]) - Math.abs(a[1]));
 		return rows.every(([, part]) => typeof part === "number") ? bars(rows) : pairs(shownPairs(value));
 	}
 	const flat = value.flat(9);
-	const start = flat.slice(0, 6).map((part) => (typeof part === "object" ? JSON.stringify(part) : scalar(part))).join(", ");
+	const start = flat.slice(0, 6).map((part) => (Object(part) === part ? JSON.stringify(part) : scalar(part))).join(", ");
 	return flat.length > 6 ? more(`${start}, … (${flat.length} values)`, pre(JSON.stringify(value))) : `${start} ${field?.units ?? ""}`;
 }
 
 function showError({ error, code: word, field, expected, found, request_id: id }, after) {
-	// The message repeats field, expected and found for clients that show only text; here they stand below it.
+	// The message repeats what stands below it.
 	let message = field ? error.replace(`${field}: `, "") : error;
 	message = message.replace(`; expected ${expected}`, "").replace(`; found ${found}`, "");
 	const rows = [["Field", field], ["Expected", expected], ["Found", found], ["Try again in", after && `${after} s`],
@@ -291,7 +285,7 @@ function showError({ error, code: word, field, expected, found, request_id: id }
 
 /** Point at the field that an error is about, or at none. */
 function mark(name) {
-	for (const { field, input } of current.controls) {
+	for (const { field, input } of controls) {
 		input.setAttribute("aria-invalid", field.name === name);
 		if (field.name === name) input.focus();
 	}
@@ -300,7 +294,7 @@ function mark(name) {
 // --- Filling in ---
 
 function fill(values) {
-	const known = current.controls.filter((one) => one.field.name in values);
+	const known = controls.filter((one) => one.field.name in values);
 	for (const one of known) one.set(values[one.field.name]);
 	mark();
 	showCurl();
@@ -318,11 +312,15 @@ async function example({ currentTarget: button }) {
 		button.disabled = true;
 		button.textContent = "No example";
 	} else if (own === current) {
-		const { name, input } = own.examples[own.next++ % own.examples.length];
+		const example = own.examples[own.next++ % own.examples.length];
+		const { name } = example;
+		const input = { ...example.input };
 		button.title = name;
-		for (const one of own.controls) one.set();
-		fill(Object.fromEntries(own.controls.filter(({ field }) => field.name in input).map(({ field }) =>
-			[field.name, isMedia(field) ? fileOf(input[field.name], name, field.content) : input[field.name]])));
+		for (const one of controls) one.set();
+		for (const { field } of controls.filter((one) => isMedia(one.field))) {
+			input[field.name] &&= fileOf(input[field.name], name, field.content);
+		}
+		fill(input);
 	}
 }
 
@@ -342,9 +340,9 @@ function pasting() {
 function show(model, path) {
 	pending?.abort();
 	const { name, package: { version, digest, task, licence, description }, fields } = model;
-	const controls = fields.inputs.map(control);
+	controls = fields.inputs.map(control);
 	const extras = fields.outputs.filter((field) => field.on_request).map((field) => h("input", { type: "checkbox", value: field.name }));
-	current = { model, path, controls, extras };
+	current = { model, path, extras };
 	const button = (text, onclick) => h("button", { type: "button", id: text.toLowerCase(), onclick }, text);
 	const form = h(fields.inputs.filter(isNumber).length < DENSE_FROM ? "form.card" : "form.card.dense", { noValidate: true },
 		h("h2", 0, "Input"),
@@ -360,7 +358,7 @@ function show(model, path) {
 		await navigator.clipboard?.writeText($("curl").textContent).then(() => { copy.textContent = "Copied"; }, () => {});
 		setTimeout(() => { copy.textContent = "Copy"; }, 1500);
 	});
-	const facts = [task, licence, code(digest)].map((fact) => fact && h("span", 0, fact));
+	const facts = [task, licence, code(digest)].map((fact) => fact && span(fact));
 	$("main").replaceChildren(h("h1", 0, name, h("small", 0, version)),
 		h("p.about", 0, description),
 		h("p.facts.hint", 0, facts),
