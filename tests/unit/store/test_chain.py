@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from typing import Any
 
 import pytest
 
@@ -36,7 +37,8 @@ def test_an_untouched_chain_holds_from_its_start_and_from_any_entry_on() -> None
 @pytest.mark.parametrize("name", [field.name for field in fields(AuditDraft)])
 def test_a_change_in_any_field_breaks_the_chain_at_that_entry(name: str) -> None:
     entries = chain(4)
-    changed = {str: "other", float: 77.0, bytes: b"other"}[type(getattr(entries[2].draft, name))]
+    others: dict[type, Any] = {str: "other", float: 77.0, bytes: b"other"}
+    changed = others[type(getattr(entries[2].draft, name))]
     entries[2] = replace(entries[2], draft=replace(entries[2].draft, **{name: changed}))
     assert first_break(entries) == 3
 
