@@ -7,6 +7,7 @@ plain route for photos and texts), `plain` (V2 JSON; raw float32, JPEG or a JSON
 
 from __future__ import annotations
 
+import functools
 import json
 import struct
 from collections.abc import Callable, Mapping
@@ -88,12 +89,19 @@ def agree(expected: Answer, given: Answer) -> bool:
 
 def exchange_for(served: Served, dialect: str) -> Exchange:
     """Put a workload's inputs into requests of one dialect."""
-    items = items_of(served)
+    items, expected = _prepared(served)
     make = {"json": _json_rows, "binary": _binary_rows, "image": _labelled, "text": _labelled}[served.form]
     headers, bodies, decode = make(items, dialect, served.form)
     plain_route = dialect == "onward" and served.form in {"image", "text"}
     path = f"/models/{served.name}" if plain_route else f"/v2/models/{served.name}/infer"
-    return Exchange(path=path, headers=headers, bodies=bodies, expected=answers_of(served, items), decode=decode)
+    return Exchange(path=path, headers=headers, bodies=bodies, expected=expected, decode=decode)
+
+
+@functools.lru_cache(maxsize=8)
+def _prepared(served: Served) -> tuple[list[Item], list[Answer]]:
+    """Inputs and right answers, made once for all contenders and rounds."""
+    items = items_of(served)
+    return items, answers_of(served, items)
 
 
 def _json_rows(items: list[Any], dialect: str, form: str) -> Requests:

@@ -49,8 +49,9 @@ def measure(
             "memory_bytes": usage.memory_bytes,
             "processes": usage.processes,
         }
+        if workload.connections:
+            drive(port, exchange.path, bodies, len(exchange.bodies), max(workload.connections), warmup_s)
         for connections in workload.connections:
-            drive(port, exchange.path, bodies, len(exchange.bodies), connections, warmup_s)
             yield base | _loaded(contender, server, exchange, bodies, connections, seconds)
 
 
