@@ -7,6 +7,8 @@ from typing import Any
 
 import matplotlib
 from matplotlib import pyplot
+from matplotlib.axes import Axes
+from matplotlib.ticker import NullFormatter, ScalarFormatter
 
 matplotlib.use("Agg")
 
@@ -38,19 +40,29 @@ def _draw_loads(title: str, cells: dict[str, dict[str, Any]], path: Path) -> Non
         top.set_title(f"{key} connection{'s' if key != '1' else ''}")
         top.set_xlabel("requests/s, median, min to max (limit: rows/s)")
         servers = [name for name in ordered if name != "limit"]
-        positions = range(len(servers))
-        for percentile, offset, alpha in (("p50_us", 0.2, 1.0), ("p99_us", -0.2, 0.5)):
-            values = [by_name[name][percentile] / 1e3 for name in servers]
-            heights = [position + offset for position in positions]
-            shades = [COLOURS.get(name, "#666666") for name in servers]
-            bottom.barh(heights, values, height=0.38, color=shades, alpha=alpha)
-        bottom.set_yticks(list(positions), servers)
-        bottom.set_xlabel("latency, ms: p50 (full colour) and p99 (pale)")
-        bottom.set_xscale("log")
+        _draw_latencies(bottom, {name: by_name[name] for name in servers})
     figure.suptitle(title)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
+
+
+def _draw_latencies(axis: Axes, by_name: dict[str, Any]) -> None:
+    """A line from p50 (full dot) to p99 (ring) for each server; dots, because bars have no foot on a log scale."""
+    for position, (name, cell) in enumerate(by_name.items()):
+        colour = COLOURS.get(name, "#666666")
+        p50, p99 = cell["p50_us"] / 1e3, cell["p99_us"] / 1e3
+        axis.plot([p50, p99], [position, position], color=colour, linewidth=2)
+        axis.plot([p50], [position], "o", color=colour, markersize=9)
+        axis.plot([p99], [position], "o", color=colour, markerfacecolor="white", markersize=9)
+        axis.annotate(f"{p50:.3g} to {p99:.3g}", (p50, position), (0, 9), textcoords="offset points", fontsize=8)
+    axis.set_yticks(range(len(by_name)), list(by_name))
+    axis.set_ylim(-0.6, len(by_name) - 0.4)
+    axis.set_xscale("log")
+    axis.xaxis.set_major_formatter(ScalarFormatter())
+    axis.xaxis.set_minor_formatter(NullFormatter())
+    axis.grid(axis="x", which="both", alpha=0.25)
+    axis.set_xlabel("latency, ms, log scale: p50 (dot) to p99 (ring)")
 
 
 def _draw_starts(title: str, by_name: dict[str, Any], path: Path) -> None:

@@ -38,7 +38,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--workloads", nargs="+", metavar="NAME", help="only these (default: all)")
     parser.add_argument("--contenders", nargs="+", metavar="NAME", help="only these (default: all, and the limit)")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=int, default=4, help="length of one timed run")
+    parser.add_argument("--seconds", type=int, default=3, help="length of one timed run")
     parser.add_argument("--quick", action="store_true", help="one round of 2 s, kept under var/bench/quick only")
     parser.add_argument("--tune", nargs="+", metavar="PEER", help="try these peers' settings and keep the best")
     parser.add_argument("--repeats", type=int, default=1, help="how often a tuning pass tries each setting")
