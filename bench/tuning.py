@@ -27,10 +27,11 @@ def tune(contender: Contender, workload: Workload, served: Served, seconds: int,
     tried: list[dict[str, Any]] = [{"setting": setting, "runs": []} for setting in contender.settings(served)]
     for _ in range(repeats):
         for entry in tried:
-            entry["runs"].append(_run(contender, workload, served, entry["setting"], seconds))
+            outcome = _run(contender, workload, served, entry["setting"], seconds)
+            entry["runs"].append(outcome)
+            print(f"  {contender.name} {workload.name} {entry['setting']}: {outcome['score']:,.0f}", flush=True)
     for entry in tried:
         entry |= _summary(entry.pop("runs"))
-        print(f"  {contender.name} {workload.name} {entry['setting']}: {entry['score']:.0f}", flush=True)
     best = max(tried, key=lambda entry: entry["score"])
     path = PEERS / contender.name / "settings.json"
     kept = json.loads(path.read_text("utf-8")) if path.exists() else {}

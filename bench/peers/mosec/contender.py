@@ -27,7 +27,7 @@ class Mosec:
         return "mosec 0.9.8"
 
     def settings(self, served: Served) -> list[Setting]:
-        """Batches of 32, 64 and 128, waits of 1 (the smallest it takes) and 2 ms, one and two workers, stages."""
+        """Batches of 1 to 128, waits of 1 (the smallest it takes) and 2 ms, one to three workers, codecs, stages."""
         plain = {"codec": "json", "workers": 1, "max_batch": 32, "wait_ms": 1, "threads": 1, "stages": 1}
         if served.form in {"image", "text"}:
             small = plain | {"max_batch": 8}
@@ -41,6 +41,8 @@ class Mosec:
             fast | {"max_batch": 128, "wait_ms": 2},
             fast | {"workers": 2},
             fast | {"workers": 2, "max_batch": 16},
+            fast | {"workers": 2, "max_batch": 8},
+            fast | {"workers": 3, "max_batch": 16},
             fast | {"threads": 2, "max_batch": 64},
             fast | {"max_batch": 1},
             plain if served.form == "json" else plain | {"codec": "msgpack"},
