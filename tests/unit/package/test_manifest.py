@@ -314,3 +314,9 @@ def test_any_text_is_read_or_refused_with_a_manifest_error(text: str) -> None:
 
 def test_infinite_bounds_are_refused() -> None:
     assert problem(HEAD + INPUT + "maximum = inf\n" + OUTPUT).where == "onward.toml:8: input[0].maximum"
+
+
+def test_the_example_of_the_reference_is_valid() -> None:
+    page = Path(__file__).parents[3] / "docs" / "reference" / "manifest.md"
+    example = page.read_text(encoding="utf-8").split("```toml\n")[1].split("```")[0]
+    assert parse_manifest(example).prepare == (Table(columns=("amount", "country")),)
