@@ -106,7 +106,7 @@ def test_contents_that_the_lock_does_not_name_are_refused_and_leave_nothing(tmp_
     files = {"a.txt": "0" * 64}
     lock = lock_text(Lock(digest=package_digest(files), files=files)).encode()
     archive = archive_of(tmp_path / "p.onward", {"onward.lock": lock, "a.txt": b"x"})
-    with pytest.raises(DigestMismatch, match='"a.txt" has changed'):
+    with pytest.raises(DigestMismatch, match=r'"a\.txt" has changed'):
         unpack(archive)
     assert list((tmp_path / "cache" / "packages").iterdir()) == []
 

@@ -50,7 +50,7 @@ def test_a_changed_file_is_named(tmp_path: Path, models: ModuleType) -> None:
     data = bytearray((folder / "model.onnx").read_bytes())
     data[-1] ^= 1
     (folder / "model.onnx").write_bytes(data)
-    with pytest.raises(DigestMismatch, match='"model.onnx" has changed'):
+    with pytest.raises(DigestMismatch, match=r'"model\.onnx" has changed'):
         open_package(folder)
 
 

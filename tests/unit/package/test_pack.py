@@ -14,8 +14,8 @@ from onward.errors import ManifestError, PackageError, ParityError, RefusedGraph
 from onward.package.assembly import assemble
 from onward.package.digest import read_lock
 from onward.package.examples import read_examples
-from onward.package.package import open_package
 from onward.package.pack import pack
+from onward.package.package import open_package
 from onward.types import Item, PackageId, Result
 
 FLOAT = TensorProto.FLOAT
