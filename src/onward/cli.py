@@ -7,6 +7,7 @@ standard error, never a traceback.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,10 @@ from typing import Any
 import click
 
 from onward import __version__
-from onward.errors import OnwardError
+from onward.errors import OnwardError, UsageError
+
+_PORT = click.IntRange(1, 65_535)
+_SECONDS = click.FloatRange(0, 86_400)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -26,17 +30,33 @@ def cli() -> None:
 @cli.command()
 @click.argument("repository", type=click.Path(exists=True, path_type=Path))
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=8000, show_default=True, help="Port for inference.")
-@click.option("--admin-port", default=8002, show_default=True, help="Port for /admin, loopback only.")
+@click.option("--port", type=_PORT, default=8000, show_default=True, help="Port for inference.")
+@click.option("--admin-port", type=_PORT, default=8002, show_default=True, help="Port for /admin, loopback only.")
 @click.option("--insecure", is_flag=True, help="Allow an address beyond this machine although there are no keys.")
-@click.option("--keep-versions", default=1, show_default=True, help="Serve the newest N versions of each model.")
-@click.option("--watch-interval", default=1.0, show_default=True, help="Look for new versions every so many seconds.")
-@click.option("--drain-grace", default=0.0, show_default=True, help="Seconds to accept on after SIGTERM.")
+@click.option(
+    "--keep-versions",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Serve the newest N versions of each model.",
+)
+@click.option(
+    "--watch-interval",
+    type=_SECONDS,
+    default=1.0,
+    show_default=True,
+    help="Look for new versions every so many seconds; 0: never.",
+)
+@click.option(
+    "--drain-grace", type=_SECONDS, default=0.0, show_default=True, help="Seconds to accept on after SIGTERM."
+)
 def serve(**options: Any) -> None:
     """Serve every package of REPOSITORY (or one package) over HTTP."""
     from onward.runners.serve.server import ServeOptions
     from onward.runners.serve.server import serve as serve_repository
 
+    if options["port"] == options["admin_port"]:
+        raise UsageError("inference and admin need a port each", where="--admin-port", found=str(options["admin_port"]))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname).1s %(message)s", stream=sys.stderr)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     serve_repository(
@@ -55,7 +75,7 @@ def run(package: str, inputs: tuple[str, ...], outputs: str, as_json: bool) -> N
     """Answer INPUTs here: JSON, text, files (.json .jsonl .txt, images), or - for standard input."""
     from onward.runners import local
 
-    local.run(package, inputs, outputs=tuple(filter(None, outputs.split(","))), as_json=as_json)
+    local.run(package, inputs, outputs=tuple(filter(None, map(str.strip, outputs.split(",")))), as_json=as_json)
 
 
 @cli.command()
@@ -85,7 +105,9 @@ def verify(package: str, as_json: bool) -> None:
 @click.option("--version", default="1.0.0", show_default=True, help="Version of the package.")
 @click.option("--licence", default="", help="Licence of the weights.")
 @click.option("--description", default="", help="What the model does, in a sentence.")
-@click.option("--tolerance", type=float, default=None, help="How far answers may differ from the original's.")
+@click.option(
+    "--tolerance", type=click.FloatRange(0, 1e6), default=None, help="How far answers may differ from the original's."
+)
 def pack(source: Path, out: Path, **options: Any) -> None:
     """Make a package from SOURCE: an ONNX file, or a folder with a manifest. OUT may end in .onward."""
     from onward.runners import local
@@ -106,10 +128,15 @@ def main() -> None:
     except click.ClickException as error:
         _stop(error.format_message() + _hint(error), 64)
     except BrokenPipeError:
-        sys.stderr.close()
+        # Who read our output has gone. What is still buffered must not fail once more when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except OSError as error:
         _stop(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 74)
+    except Exception as error:  # a fault of ours: still one line, unless someone wants to see where
+        if os.environ.get("ONWARD_TRACEBACK"):
+            raise
+        _stop(f"{type(error).__name__}: {error}; ONWARD_TRACEBACK=1 shows where [{OnwardError.code}]", 70)
 
 
 def _hint(error: click.ClickException) -> str:

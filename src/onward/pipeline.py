@@ -13,10 +13,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from onward.errors import InputError, UnknownOutput
+from onward.errors import InputError, OnwardError, UnknownOutput
 from onward.execute.backend import Batched
 from onward.execute.batch import collate, split
-from onward.generate.answer import Generation, default_outputs
+from onward.generate.answer import Generation
 from onward.package.examples import check_example, read_examples
 from onward.package.manifest import GenerateGraph, PrepareGraph
 from onward.package.package import Package, open_package
@@ -55,7 +55,9 @@ class Pipeline:
             folder=package.folder,
         )
         self.prepare = Preparation(manifest, package.folder, graph=_callable(before) if before else None)
-        self.generate = Generation(manifest, package.folder)
+        self.generate = Generation(
+            manifest, package.folder, tensors=[spec.name for spec in self.signature.tensor_outputs]
+        )
         self.default_fetches = self.fetches()
 
     @classmethod
@@ -71,10 +73,13 @@ class Pipeline:
         return self.batch([value], outputs=outputs)[0]
 
     def batch(self, values: Sequence[Input], *, outputs: Sequence[str] = ()) -> list[Result]:
-        """Answer several inputs, in order, run together as far as `max_batch_size` allows."""
+        """Answer several inputs, in order, run together as far as `max_batch_size` allows.
+
+        Raises `InputError`; its `where` begins with the index of the input when there are several.
+        """
         fetches = self.fetches(outputs)
         items = [self.item(value) for value in values]
-        prepared = [self.prepare(item) for item in items]
+        prepared = self._prepare_all(items)
         rows = self.execute(prepared, fetches)
         return [
             self.finish(item, dict(zip(fetches, tensors, strict=True)), outputs)
@@ -101,13 +106,12 @@ class Pipeline:
         )
 
     def fetches(self, outputs: Sequence[str] = ()) -> tuple[str, ...]:
-        """The outputs to compute: the default ones and those asked for. Raises `UnknownOutput`."""
+        """The tensors to compute for the default outputs and those asked for. Raises `UnknownOutput`."""
         names = self.generate.names
         for output in outputs:
             if output not in names:
                 raise UnknownOutput(where=output, expected=f"one of {', '.join(names)}", found=repr(output))
-        default = default_outputs(self.manifest.outputs)
-        return tuple(name for name in names if name in default or name in outputs)
+        return self.generate.fetches(frozenset(outputs))
 
     def execute(self, prepared: Sequence[Prepared], fetches: Sequence[str]) -> list[list[Array]]:
         """Run prepared items in batches of at most `max_batch_size` rows; the fetched rows of each, in order."""
@@ -156,8 +160,25 @@ class Pipeline:
         self.run(feeds, self.default_fetches)
 
     def close(self) -> None:
-        """Free the backends."""
+        """Free the backends; idempotent. Also a context manager: `with onward.open(path) as pipeline`."""
         self.model.close()
+
+    def __enter__(self) -> Pipeline:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _prepare_all(self, items: Sequence[Item]) -> list[Prepared]:
+        prepared = []
+        for index, item in enumerate(items):
+            try:
+                prepared.append(self.prepare(item))
+            except OnwardError as error:
+                if len(items) > 1:
+                    error.where = f"[{index}] {error.where}".rstrip()
+                raise
+        return prepared
 
     def _shape_key(self, item: Prepared) -> tuple[tuple[int, ...], ...]:
         pad = self.manifest.batching.pad

@@ -5,29 +5,30 @@ Scores already are probabilities and already are sorted where the graph says so;
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from onward.errors import PackageError
+from onward.errors import ExecutionError, PackageError
 from onward.package.manifest import GenerateGraph, Labels, Manifest, Named
-from onward.types import Array, Field
+from onward.package.signature import read_labels
+from onward.types import Array
 
 
 class Generation:
-    """Makes the answer of one item from its rows of the outputs."""
+    """Makes the answer of one item from its rows of the outputs. `tensors` are the last graph's outputs by name."""
 
-    def __init__(self, manifest: Manifest, folder: Path) -> None:
+    def __init__(self, manifest: Manifest, folder: Path, *, tensors: Iterable[str]) -> None:
+        self._tensors = frozenset(tensors)
         self._fields = manifest.outputs
-        self._labels: dict[str, tuple[Labels, list[str]]] = {}
+        self._labels: dict[str, tuple[Labels, tuple[str, ...]]] = {}
         self._named: dict[str, Named] = {}
         self._hidden: set[str] = set()
         for step in manifest.generate:
             if isinstance(step, Labels):
-                names = (folder / step.file).read_text("utf-8").splitlines()
-                self._labels[step.scores] = (step, names)
+                self._labels[step.scores] = (step, read_labels(folder / step.file))
                 self._hidden |= {step.scores, step.indices}
             elif isinstance(step, Named):
                 self._named[step.input] = step
@@ -48,20 +49,38 @@ class Generation:
                 answer[name] = plain(row)
         return answer
 
-    def _label(self, scores: Array, tensors: Mapping[str, Array], step: Labels, names: list[str]) -> dict[str, Any]:
+    def _label(
+        self, scores: Array, tensors: Mapping[str, Array], step: Labels, names: tuple[str, ...]
+    ) -> dict[str, Any]:
         if step.indices:
             indices = tensors[step.indices][0][: step.top_k].tolist()
             best = scores[: step.top_k].tolist()
         else:
             order = np.argsort(-scores, kind="stable")[: step.top_k]
             indices, best = order.tolist(), scores[order].tolist()
+        beyond = next((index for index in indices if not 0 <= index < len(names)), None)
+        if beyond is not None:
+            expected = f"0 to {len(names) - 1}, as {step.file} has labels"
+            raise ExecutionError("the model gave an index without a label", expected=expected, found=str(beyond))
         labels = [{step.output: names[index], "score": score} for index, score in zip(indices, best, strict=True)]
         return {step.output: names[indices[0]], "score": best[0], f"{step.output}s": labels}
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The output fields' names."""
+        """The names of everything that can be asked for: the output fields."""
         return tuple(field.name for field in self._fields)
+
+    def fetches(self, requested: frozenset[str] = frozenset()) -> tuple[str, ...]:
+        """The last graph's tensors to compute for the default outputs, those requested, and the labels made of them."""
+        fields = {field.name for field in self._fields}
+        wanted = [field.name for field in self._fields if not field.on_request or field.name in requested]
+        for step, _ in self._labels.values():
+            own = fields.intersection((step.output, "score", f"{step.output}s")) - self._tensors
+            # A label that no [[output]] names is part of every answer; one that is named follows its `on_request`.
+            if not own or own.intersection(wanted):
+                wanted += [step.scores, step.indices]
+        wanted += self._named.keys() - fields
+        return tuple(name for name in dict.fromkeys(wanted) if name in self._tensors)
 
 
 def plain(array: Array) -> Any:
@@ -76,8 +95,3 @@ def _text(value: Any) -> Any:
     if isinstance(value, list) and value and not isinstance(value[0], int | float):
         return [_text(element) for element in value]
     return value
-
-
-def default_outputs(fields: tuple[Field, ...]) -> tuple[str, ...]:
-    """The outputs that are computed for everyone."""
-    return tuple(field.name for field in fields if not field.on_request)

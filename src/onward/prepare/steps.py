@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 from onward.errors import PackageError
 from onward.package.manifest import DecodeImage, Manifest, PrepareGraph, Table, Tokenize
-from onward.prepare.fields import check_names, field_array
+from onward.prepare.fields import ItemNames, field_array, value_of
 from onward.prepare.tabular import TablePreparation
 from onward.types import Array, Item, Prepared
 
@@ -24,6 +24,7 @@ class Preparation:
 
     def __init__(self, manifest: Manifest, folder: Path, *, graph: Graph | None) -> None:
         self.fields = manifest.inputs
+        self._names = ItemNames(manifest.inputs)
         self._pad = frozenset(manifest.batching.pad)
         self._steps = [
             _host_step(step, manifest, folder) for step in manifest.prepare if not isinstance(step, PrepareGraph)
@@ -38,10 +39,10 @@ class Preparation:
 
     def __call__(self, item: Item) -> Prepared:
         """Prepare one item. Raises `InputError`."""
-        check_names(self.fields, item)
+        self._names.check(item)
         tensors: dict[str, Array] = {}
         for field in self._values:
-            tensors[field.name] = field_array(field, item.get(field.name, field.default))
+            tensors[field.name] = field_array(field, value_of(field, item))
         if self._graph is None:
             tensors = {name: tensor[None] for name, tensor in tensors.items()}
         for step in self._steps:
@@ -63,14 +64,14 @@ def _consumed(step: object) -> tuple[str, ...]:
 def _host_step(step: object, manifest: Manifest, folder: Path) -> HostStep:
     if isinstance(step, Table):
         return TablePreparation(manifest.inputs, columns=step.columns, output=step.output, unknown=step.unknown)
+    fields = {field.name: field for field in manifest.inputs}
     if isinstance(step, Tokenize):
         from onward.prepare.text import TokenizePreparation
 
-        return TokenizePreparation(
-            folder / step.file, input=step.input, max_tokens=step.max_tokens, outputs=step.outputs
-        )
+        field = fields[step.input]
+        return TokenizePreparation(folder / step.file, field, max_tokens=step.max_tokens, outputs=step.outputs)
     if isinstance(step, DecodeImage):
         from onward.prepare.image import DecodeImagePreparation
 
-        return DecodeImagePreparation(input=step.input, output=step.output, max_pixels=manifest.limits.pixels)
+        return DecodeImagePreparation(fields[step.input], output=step.output, max_pixels=manifest.limits.pixels)
     raise PackageError(f"there is no prepare step {type(step).__name__}")

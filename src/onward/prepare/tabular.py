@@ -6,14 +6,16 @@ One matrix instead of a graph input for every name: onnxruntime spends longer on
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
 
-from onward.errors import MissingInput, OutOfRange, WrongDatatype
-from onward.prepare.fields import check_names, describe, shown
-from onward.types import Array, Field, Item
+from onward.errors import OutOfRange, WrongDatatype
+from onward.prepare.fields import describe, shown, value_of
+from onward.types import NUMPY_OF_DATATYPE, Array, Field, Item
+
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 class TablePreparation:
@@ -36,8 +38,7 @@ class TablePreparation:
         self.decoder = self._typed_decoder()
 
     def __call__(self, item: Item) -> dict[str, Array]:
-        """The item as one row: {output: FP32 [1, columns]}."""
-        check_names(self.fields, item)
+        """The item, whose names have been checked, as one row: {output: FP32 [1, columns]}."""
         row = np.array([[self._number(field, item) for field in self.columns]], np.float32)  # (1, columns)
         self.check_range(row)
         return {self.output: row}
@@ -49,15 +50,11 @@ class TablePreparation:
         outside = (matrix < self._minimum) | (matrix > self._maximum)
         if outside.any():
             row, column = np.argwhere(outside)[0]
-            field = self.columns[column]
-            low, high = _or(field.minimum, -math.inf), _or(field.maximum, math.inf)
-            raise OutOfRange(where=field.name, expected=f"{low:g} to {high:g}", found=f"{matrix[row, column]:g}")
+            raise _out_of_range(self.columns[column], matrix[row, column])
 
     def _number(self, field: Field, item: Item) -> float:
-        value = item.get(field.name, field.default)
+        value = value_of(field, item)
         if value is None:
-            if field.required:
-                raise MissingInput(where=field.name, expected=describe(field))
             return math.nan
         if field.categories:
             return self._category(field, value)
@@ -65,8 +62,16 @@ class TablePreparation:
             value = value.item()
         if isinstance(value, bool) is not (field.datatype == "BOOL") or not isinstance(value, int | float):
             raise WrongDatatype(where=field.name, expected=describe(field), found=shown(value))
-        if isinstance(value, float) and field.datatype[0] != "F" and not value.is_integer():
+        if field.datatype[0] == "F":
+            if -_LARGEST <= value <= _LARGEST or math.isinf(value) or value != value:
+                return float(value)
+            raise OutOfRange(where=field.name, expected="numbers that fit FP32", found=shown(value))
+        if isinstance(value, float) and not value.is_integer():
             raise WrongDatatype(where=field.name, expected=describe(field), found=shown(value))
+        if field.datatype != "BOOL":
+            limits = np.iinfo(NUMPY_OF_DATATYPE[field.datatype])
+            if not limits.min <= value <= limits.max:
+                raise OutOfRange(where=field.name, expected=f"{limits.min} to {limits.max}", found=shown(value))
         return float(value)
 
     def _category(self, field: Field, value: Any) -> float:
@@ -78,7 +83,10 @@ class TablePreparation:
         raise WrongDatatype(where=field.name, expected=describe(field), found=shown(value))
 
     def _typed_decoder(self) -> msgspec.json.Decoder[Any] | None:
-        """A decoder from a JSON object straight to the row, for tables of plain required floating-point columns."""
+        """A decoder from a JSON object straight to the row, for tables of plain required floating-point columns.
+
+        It checks the columns' ranges, too. What it takes, the general path takes and gives the same row for.
+        """
         plain = all(
             field.required and field.default is None and field.datatype in ("FP32", "FP64") and not field.categories
             for field in self.columns
@@ -88,7 +96,7 @@ class TablePreparation:
         if not (plain and named and identifiers):
             return None
         row = msgspec.defstruct(
-            "Row", [(field.name, float) for field in self.columns], forbid_unknown_fields=True, gc=False
+            "Row", [(field.name, _decoded(field)) for field in self.columns], forbid_unknown_fields=True, gc=False
         )
         return msgspec.json.Decoder(row)
 
@@ -98,8 +106,24 @@ class TablePreparation:
             return None
         try:
             return list(msgspec.structs.astuple(self.decoder.decode(body)))
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, RecursionError):
             return None
+
+
+def _decoded(field: Field) -> Any:
+    """A float that fits FP32 and the field's range, as msgspec checks it."""
+    low, high = _or(field.minimum, -_LARGEST), _or(field.maximum, _LARGEST)
+    return Annotated[float, msgspec.Meta(ge=max(low, -_LARGEST), le=min(high, _LARGEST))]
+
+
+def _out_of_range(field: Field, value: float) -> OutOfRange:
+    if field.maximum is None:
+        expected = f"at least {field.minimum:g}"
+    elif field.minimum is None:
+        expected = f"at most {field.maximum:g}"
+    else:
+        expected = f"{field.minimum:g} to {field.maximum:g}"
+    return OutOfRange(where=field.name, expected=expected, found=f"{value:.9g}")
 
 
 def _or(value: float | None, otherwise: float) -> float:

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
-from onward.errors import PackageError, WrongDatatype
-from onward.prepare.fields import shown
-from onward.types import Array, Item
+from onward.errors import InputError, PackageError, WrongDatatype
+from onward.prepare.fields import shown, value_of
+from onward.types import Array, Field, Item
 
 _COLUMNS = ("ids", "attention_mask", "type_ids")
 
@@ -17,32 +17,41 @@ _COLUMNS = ("ids", "attention_mask", "type_ids")
 class TokenizePreparation:
     """Tokenises one text field, cut at `max_tokens`; never padded here: the scheduler pads a batch to its longest."""
 
-    def __init__(self, file: Path, *, input: str, max_tokens: int, outputs: tuple[str, ...]) -> None:
+    def __init__(self, file: Path, field: Field, *, max_tokens: int, outputs: tuple[str, ...]) -> None:
         try:
             tokenizer = Tokenizer.from_file(str(file))
         except Exception as error:  # the library raises bare Exception
             raise PackageError(f"{file.name} is not a tokenizer: {error}") from error
         # The settings in the file are those of some training run; ours are the manifest's.
         tokenizer.no_padding()
+        around = tokenizer.num_special_tokens_to_add(False)
+        if max_tokens <= around:  # the library would not truncate at all
+            raise PackageError(
+                "max_tokens leaves no room for the text", where=file.name, expected=f"more than the {around} tokens "
+                "that the tokenizer puts around a text", found=str(max_tokens),
+            )  # fmt: skip
         tokenizer.enable_truncation(max_tokens)
         self._tokenizer = tokenizer
-        self._input = input
+        self._field = field
         self._outputs = outputs
 
     def __call__(self, item: Item) -> dict[str, Array]:
         """The text as {output: INT64 [1, length]}."""
-        text = item[self._input]
+        text = value_of(self._field, item)
         if isinstance(text, bytes):
             try:
                 text = text.decode()
             except UnicodeDecodeError as error:
-                raise WrongDatatype(where=self._input, expected="text in UTF-8", found=str(error)) from None
+                raise WrongDatatype(where=self._field.name, expected="text in UTF-8", found=str(error)) from None
         if not isinstance(text, str):
-            raise WrongDatatype(where=self._input, expected="text", found=shown(text))
+            raise WrongDatatype(where=self._field.name, expected="text", found=shown(text))
         try:
             encoding = self._tokenizer.encode(text)
         except TypeError:  # lone surrogates have no UTF-8 form
-            raise WrongDatatype(where=self._input, expected="valid Unicode text", found=shown(text)) from None
+            expected = "valid Unicode text"
+            raise WrongDatatype(where=self._field.name, expected=expected, found=ascii(text[:60])) from None
+        except Exception as error:  # bare Exception, as for a word that a vocabulary without unknowns does not have
+            raise InputError(f"the text cannot be tokenised: {error}", where=self._field.name) from None
         return {
             output: np.array([getattr(encoding, column)], np.int64)
             for output, column in zip(self._outputs, _COLUMNS, strict=False)

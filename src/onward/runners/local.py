@@ -10,13 +10,16 @@ from typing import Any
 
 import msgspec
 
-from onward.errors import InputError, MalformedBody, NotFound
+from onward.errors import InputError, MalformedBody, NotFound, PackageError
+from onward.execute.python import specs_of
+from onward.package.assembly import signature_of_folder
+from onward.package.manifest import MANIFEST_FILE
 from onward.package.pack import pack as pack_source
-from onward.package.package import is_package, open_package
+from onward.package.package import Package, is_package, open_package
 from onward.package.repository import Repository
 from onward.pipeline import Pipeline
 from onward.runners import terminal
-from onward.types import Blob, Field, Input, Item, Result
+from onward.types import Blob, Field, Input, Item, Result, TensorSpec
 
 DEFAULT_REPOSITORY = Path("var/repository")
 _IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
@@ -24,30 +27,31 @@ _IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", "
 
 def run(package: str, inputs: Sequence[str], *, outputs: tuple[str, ...], as_json: bool) -> None:
     """Answer each input; one JSON line each, or a readable block each in a terminal."""
-    pipeline = Pipeline.open(find(package), check=False)
     pretty = sys.stdout.isatty() and not as_json
-    for name, value in read_inputs(inputs, pipeline.manifest.inputs):
-        started = time.perf_counter()
-        result = pipeline(value, outputs=outputs)
-        elapsed_s = time.perf_counter() - started
-        if pretty:
-            terminal.show_answer(name, result, elapsed_s)
-        else:
-            sys.stdout.buffer.write(msgspec.json.encode(plain_result(name, result)) + b"\n")
-            sys.stdout.buffer.flush()
+    with Pipeline.open(find(package), check=False) as pipeline:
+        pipeline.warm_up()  # so that the time shown is that of the answer
+        for name, value in read_inputs(inputs, pipeline.manifest.inputs):
+            started = time.perf_counter()
+            result = pipeline(value, outputs=outputs)
+            elapsed_s = time.perf_counter() - started
+            if pretty:
+                terminal.show_answer(name, result, elapsed_s)
+            else:
+                sys.stdout.buffer.write(msgspec.json.encode(plain_result(name, result)) + b"\n")
+                sys.stdout.buffer.flush()
 
 
 def inspect(package: str, *, as_json: bool) -> None:
     """Show a package without running it."""
     opened = open_package(find(package))
-    pipeline = Pipeline(opened)
+    tensor_inputs, tensor_outputs = _tensors(opened)
     description = {
         "package": msgspec.to_builtins(opened.manifest.package) | {"digest": opened.id.digest},
-        "inputs": [_described(field) for field in pipeline.signature.inputs],
-        "outputs": [_described(field) for field in pipeline.signature.outputs],
+        "inputs": [_described(field) for field in opened.manifest.inputs],
+        "outputs": [_described(field) for field in opened.manifest.outputs],
         "tensors": {
-            "inputs": [msgspec.to_builtins(spec) for spec in pipeline.signature.tensor_inputs],
-            "outputs": [msgspec.to_builtins(spec) for spec in pipeline.signature.tensor_outputs],
+            "inputs": [msgspec.to_builtins(spec) for spec in tensor_inputs],
+            "outputs": [msgspec.to_builtins(spec) for spec in tensor_outputs],
         },
         "steps": {
             "prepare": [{"step": step.step} | msgspec.to_builtins(step) for step in opened.manifest.prepare],
@@ -66,9 +70,9 @@ def inspect(package: str, *, as_json: bool) -> None:
 def verify(package: str, *, as_json: bool) -> None:
     """Check everything that can be checked about a package on this machine; raises what is wrong."""
     started = time.perf_counter()
-    pipeline = Pipeline.open(find(package), check=False)
-    examples = pipeline.check_examples()
-    identity = pipeline.package.id
+    with Pipeline.open(find(package), check=False) as pipeline:
+        examples = pipeline.check_examples()
+        identity = pipeline.package.id
     report = {
         "name": identity.name, "version": identity.version, "digest": identity.digest, "examples": examples,
         "seconds": round(time.perf_counter() - started, 3),
@@ -91,7 +95,8 @@ def pack(source: Path, out: Path, **options: Any) -> None:
 
 def run_package(folder: Path, items: Sequence[Item]) -> Sequence[Result]:
     """How packing runs the finished package: as every runner does."""
-    return Pipeline.open(folder).batch(items)
+    with Pipeline.open(folder) as pipeline:
+        return pipeline.batch(items)
 
 
 def find(package: str) -> Path:
@@ -99,6 +104,8 @@ def find(package: str) -> Path:
     path = Path(package)
     if is_package(path):
         return path
+    if (path / MANIFEST_FILE).is_file():
+        raise PackageError("this folder is not packed yet", where=package, expected="onward pack FOLDER OUT")
     name, _, version = package.partition("==")
     root = DEFAULT_REPOSITORY
     if path.is_dir():
@@ -125,6 +132,14 @@ def read_inputs(arguments: Sequence[str], fields: Sequence[Field]) -> Iterator[t
                 "not a file, and this package does not take bare text", where=argument,
                 expected=f"JSON with {', '.join(field.name for field in fields[:8])}, or an existing file",
             )  # fmt: skip
+
+
+def _tensors(package: Package) -> tuple[Sequence[TensorSpec], Sequence[TensorSpec]]:
+    """The tensors of a package's batched graphs, found without running any of its code."""
+    if package.manifest.execute.backend == "python":
+        return specs_of(package.manifest)
+    signature = signature_of_folder(package.manifest, package.folder)
+    return signature.tensor_inputs, signature.tensor_outputs
 
 
 def plain_result(name: str, result: Result) -> Mapping[str, Any]:
@@ -159,7 +174,7 @@ def _of_json(name: str, data: bytes) -> Iterator[tuple[str, Input]]:
     shown = name if len(name) <= 60 else name[:57] + "..."
     try:
         value = msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise MalformedBody(where=shown, expected="JSON", found=str(error)) from None
     if isinstance(value, list) and value and isinstance(value[0], dict):
         for index, item in enumerate(value):
