@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnxruntime as ort
 
-from onward.errors import ExecutionError, MissingExtra, RefusedGraph
+from onward.errors import ExecutionError, MissingExtra, RefusedGraph, WrongDatatype
 from onward.types import Array, TensorSpec
 
 _DATATYPE_OF_ONNX: Mapping[str, str] = {
@@ -62,6 +63,7 @@ class OnnxBackend:
         self._run = self._session.run
         self._inputs = tuple(tensor_spec(node) for node in self._session.get_inputs())
         self._outputs = tuple(tensor_spec(node) for node in self._session.get_outputs())
+        self._has_text = any(spec.datatype == "BYTES" for spec in (*self._inputs, *self._outputs))
         # Outputs that only some requests ask for must cost nothing to the others.
         self._options = ort.RunOptions()
         self._options.only_execute_path_to_fetches = True
@@ -83,14 +85,41 @@ class OnnxBackend:
         return tuple(self._session.get_providers())
 
     def run(self, feeds: Mapping[str, Array], fetches: Sequence[str]) -> list[Array]:
-        """One forward pass; a failure inside the graph is an `ExecutionError`."""
+        """One forward pass; a failure inside the graph is an `ExecutionError`.
+
+        BYTES are `bytes` on both sides; a graph's strings are UTF-8, so others raise `WrongDatatype`.
+        """
+        if self._has_text:
+            feeds = {
+                name: _to_text(name, tensor) if tensor.dtype == object else tensor for name, tensor in feeds.items()
+            }
         try:
-            return self._run(fetches, feeds, self._options)  # type: ignore[no-any-return]
+            outputs: list[Array] = self._run(fetches, feeds, self._options)
         except Exception as error:
             raise ExecutionError(_first_line(error)) from error
+        if self._has_text:
+            return [_to_bytes(output) if output.dtype == object else output for output in outputs]
+        return outputs
 
     def close(self) -> None:
         """Nothing to do: the session is freed with the object."""
+
+
+def _to_text(name: str, tensor: Array) -> Array:
+    """onnxruntime takes `str`; of `bytes` it would take the Python source."""
+    texts = np.empty(tensor.size, dtype=object)
+    for index, value in enumerate(tensor.ravel().tolist()):
+        try:
+            texts[index] = value.decode() if isinstance(value, bytes) else str(value)
+        except UnicodeDecodeError:
+            raise WrongDatatype(where=name, expected="text in UTF-8", found=repr(value[:40])) from None
+    return texts.reshape(tensor.shape)
+
+
+def _to_bytes(tensor: Array) -> Array:
+    values = np.empty(tensor.size, dtype=object)
+    values[:] = [value.encode() if isinstance(value, str) else value for value in tensor.ravel().tolist()]
+    return values.reshape(tensor.shape)
 
 
 def _provider_names(providers: Sequence[str]) -> list[str]:
