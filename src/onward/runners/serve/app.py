@@ -7,6 +7,7 @@ unknown model).
 from __future__ import annotations
 
 import asyncio
+import zlib
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -221,14 +222,24 @@ def _field(field: Field) -> dict[str, Any]:
 
 
 async def _body(request: Request, limit: int) -> bytes:
+    """The whole body, unpacked if it came compressed; at most `limit` bytes either way."""
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("identity", "gzip", "deflate"):
+        raise UnsupportedMedia(where="Content-Encoding", expected="gzip or deflate", found=encoding[:40])
+    # Both forms are recognised by their first bytes; clients call the zlib form "deflate".
+    unpacked = None if encoding == "identity" else zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
     body = bytearray()
     try:
         async for chunk in request.stream():
-            body += chunk
+            body += chunk if unpacked is None else unpacked.decompress(chunk, limit + 1 - len(body))
             if len(body) > limit:
                 raise TooLarge(where="body", expected=f"at most {limit} bytes", found="more")
     except ClientDisconnect:
         raise asyncio.CancelledError from None
+    except zlib.error as error:
+        raise MalformedBody(where="body", expected=encoding, found=str(error)) from None
+    if unpacked is not None and not unpacked.eof:
+        raise MalformedBody(where="body", expected=f"a whole {encoding} stream", found="a part of it")
     return bytes(body)
 
 

@@ -144,9 +144,11 @@ class Models:
         limit = served.pipeline.manifest.limits.body_bytes
         name = served.id.name
         suffix = f"/versions/{version}" if version else ""
-        self.routes[f"/v2/models/{name}{suffix}/infer".encode()] = Route(served.handle_infer, max_body_bytes=limit)
+        self.routes[f"/v2/models/{name}{suffix}/infer".encode()] = Route(
+            served.handle_infer, max_body_bytes=limit, wants=_is_not_encoded
+        )
         self.routes[f"/models/{name}{suffix}".encode()] = Route(
-            served.handle_plain, max_body_bytes=limit, wants=_is_not_multipart
+            served.handle_plain, max_body_bytes=limit, wants=_is_bare
         )
 
     def _retire(self, served: ServedModel) -> None:
@@ -161,5 +163,9 @@ def _belongs_to(route: Route, served: ServedModel) -> bool:
     return getattr(route.handler, "__self__", None) is served
 
 
-def _is_not_multipart(headers: Headers) -> bool:
-    return not headers.get(b"content-type", b"").lower().startswith(b"multipart/")
+def _is_not_encoded(headers: Headers) -> bool:
+    return b"content-encoding" not in headers
+
+
+def _is_bare(headers: Headers) -> bool:
+    return _is_not_encoded(headers) and not headers.get(b"content-type", b"").lower().startswith(b"multipart/")
