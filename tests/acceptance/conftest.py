@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import os
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -22,6 +25,7 @@ from PIL import Image
 
 from onward.package.assembly import assemble
 from onward.package.examples import Example, write_examples
+from tests import packages
 
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 30.0
@@ -133,7 +137,9 @@ class Server:
 
     url: str
     admin_url: str
+    port: int
     log_file: Path
+    process: subprocess.Popen[bytes]
 
     def log(self) -> str:
         """What it has logged so far."""
@@ -150,31 +156,64 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(repository: Path) -> Iterator[Server]:
     """`onward serve` over the repository, in a process of its own; SIGTERM must end it with exit code 0."""
-    port, admin_port = free_port(), free_port()
-    log_file = tmp_path_factory.mktemp("serve") / "log"
-    command = [sys.executable, "-m", "onward", "serve", str(repository)]
-    command += ["--port", str(port), "--admin-port", str(admin_port)]
-    with log_file.open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
-    running = Server(url=f"http://127.0.0.1:{port}", admin_url=f"http://127.0.0.1:{admin_port}", log_file=log_file)
-    try:
-        wait_until_ready(running, process)
+    with serving(repository) as running:
         yield running
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(STOP_TIMEOUT_S) == 0, running.log()
+
+
+@pytest.fixture(scope="session")
+def tensors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server of small tensor packages: an echo of each datatype and of all of them, and those of tests.packages."""
+    root = tmp_path_factory.mktemp("tensors")
+    for kind in packages.DATATYPES:
+        name = f"echo-{kind.lower()}"
+        packages.echo_package(root / name / "1.0.0", {"x": kind}, name=name)
+    everything = {f"x_{kind.lower()}": kind for kind in packages.DATATYPES}
+    packages.echo_package(root / "echo" / "1.0.0", everything, name="echo", shape=(2, 2))
+    packages.mlp_package(root / "mlp" / "1.0.0")
+    packages.padded_package(root / "padded" / "1.0.0")
+    packages.lookup_package(root / "lookup" / "1.0.0")
+    packages.reader_package(root / "reader" / "1.0.0")
+    with serving(root) as running:
+        yield running
+
+
+@contextlib.contextmanager
+def serving(repository: Path, *options: str, ready: bool = True) -> Iterator[Server]:
+    """`onward serve` in a process of its own, ready; at the end SIGTERM, which must end it with exit code 0."""
+    running = start(repository, *options)
+    try:
+        if ready:
+            wait_until_ready(running)
+        yield running
+        if running.process.poll() is None:
+            running.process.send_signal(signal.SIGTERM)
+        assert running.process.wait(STOP_TIMEOUT_S) == 0, running.log()
     finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
+        if running.process.poll() is None:
+            running.process.kill()
+            running.process.wait()
+        running.log_file.unlink(missing_ok=True)
 
 
-def wait_until_ready(running: Server, process: subprocess.Popen[bytes]) -> None:
+def start(repository: Path, *options: str) -> Server:
+    """Start the server's process; it may not be ready yet."""
+    port, admin_port = free_port(), free_port()
+    command = [sys.executable, "-m", "onward", "serve", str(repository), *options]
+    command += ["--port", str(port), "--admin-port", str(admin_port)]
+    handle, name = tempfile.mkstemp(prefix="onward-serve-", suffix=".log")
+    with os.fdopen(handle, "wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+    url, admin_url = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{admin_port}"
+    return Server(url=url, admin_url=admin_url, port=port, log_file=Path(name), process=process)
+
+
+def wait_until_ready(running: Server) -> None:
     """Wait for /v2/health/ready; a server that ends instead fails with its log."""
     give_up_s = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < give_up_s:
-        assert process.poll() is None, f"the server ended with {process.returncode}:\n{running.log()}"
+        assert running.process.poll() is None, f"the server ended with {running.process.returncode}:\n{running.log()}"
         try:
             with urllib.request.urlopen(f"{running.url}/v2/health/ready", timeout=1):
                 return
