@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,7 +30,6 @@ def run(package: str, inputs: Sequence[str], *, outputs: tuple[str, ...], as_jso
     """Answer each input; one JSON line each, or a readable block each in a terminal."""
     pretty = sys.stdout.isatty() and not as_json
     with Pipeline.open(find(package), check=False) as pipeline:
-        pipeline.warm_up()  # so that the time shown is that of the answer
         for name, value in read_inputs(inputs, pipeline.manifest.inputs):
             started = time.perf_counter()
             result = pipeline(value, outputs=outputs)
@@ -121,7 +121,7 @@ def read_inputs(arguments: Sequence[str], fields: Sequence[Field]) -> Iterator[t
         if argument == "-":
             yield from _of_bytes("standard input", sys.stdin.buffer.read(), "", fields)
         elif argument[:1] in "{[":
-            yield from _of_json(argument, argument.encode())
+            yield from _of_json(argument, argument.encode("utf-8", "surrogateescape"), fields)
         elif _is_file(argument):
             path = Path(argument)
             yield from _of_bytes(path.name, path.read_bytes(), path.suffix.lower(), fields)
@@ -156,9 +156,9 @@ def _of_bytes(name: str, data: bytes, suffix: str, fields: Sequence[Field]) -> I
     if suffix == ".jsonl":
         for number, line in enumerate(data.splitlines(), 1):
             if line.strip():
-                yield from _of_json(f"{name}:{number}", line)
+                yield from _of_json(f"{name}:{number}", line, fields)
     elif suffix == ".json" or (data.lstrip()[:1] in (b"{", b"[") and suffix not in _IMAGE_SUFFIXES):
-        yield from _of_json(name, data)
+        yield from _of_json(name, data, fields)
     elif image is not None:
         yield name, {image.name: data}
     elif text is not None:
@@ -170,7 +170,7 @@ def _of_bytes(name: str, data: bytes, suffix: str, fields: Sequence[Field]) -> I
         raise InputError("this package takes neither text nor files", where=name, expected="JSON")
 
 
-def _of_json(name: str, data: bytes) -> Iterator[tuple[str, Input]]:
+def _of_json(name: str, data: bytes, fields: Sequence[Field]) -> Iterator[tuple[str, Input]]:
     shown = name if len(name) <= 60 else name[:57] + "..."
     try:
         value = msgspec.json.decode(data)
@@ -178,9 +178,26 @@ def _of_json(name: str, data: bytes) -> Iterator[tuple[str, Input]]:
         raise MalformedBody(where=shown, expected="JSON", found=str(error)) from None
     if isinstance(value, list) and value and isinstance(value[0], dict):
         for index, item in enumerate(value):
-            yield f"{shown}[{index}]", item
+            yield f"{shown}[{index}]", _with_files(item, fields)
     else:
-        yield shown, value
+        yield shown, _with_files(value, fields)
+
+
+def _with_files(value: Any, fields: Sequence[Field]) -> Any:
+    """Files inside JSON travel as base64, bare or as a data URL."""
+    if not isinstance(value, dict):
+        return value
+    media = {field.name for field in fields if field.content in ("image", "audio")}
+    return {name: _bytes_of(name, part) if name in media else part for name, part in value.items()}
+
+
+def _bytes_of(name: str, value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return base64.b64decode(value.partition(",")[2] if value.startswith("data:") else value, validate=True)
+    except ValueError as error:
+        raise MalformedBody(where=name, expected="base64", found=str(error)) from None
 
 
 def _only(fields: Sequence[Field], content: str) -> Field | None:
@@ -196,4 +213,5 @@ def _is_file(argument: str) -> bool:
 
 
 def _described(field: Field) -> Mapping[str, Any]:
-    return {key: value for key, value in msgspec.to_builtins(field).items() if value not in (None, "", [], False)}
+    values = {key: value for key, value in msgspec.to_builtins(field).items() if value not in (None, "", [], ())}
+    return {key: value for key, value in values.items() if key not in ("on_request", "private") or value}

@@ -38,10 +38,9 @@ def answer_table(answer: Mapping[str, Any]) -> Table:
         if key in scored:
             for entry in value:
                 label = next(part for part_name, part in entry.items() if part_name != "score")
-                bar = "█" * max(1, round(entry["score"] * _BAR_WIDTH))
-                table.add_row(f"  {escape(str(label))}", f"{entry['score']:.3f}", f"[cyan]{bar}[/]")
+                table.add_row(f"  {escape(str(label))}", f"{entry['score']:.3f}", f"[cyan]{_bar(entry['score'])}[/]")
         else:
-            table.add_row(f"  {escape(key)}", _readable(value))
+            table.add_row(f"  {escape(key)}", escape(_readable(value)))
     return table
 
 
@@ -49,26 +48,75 @@ def show_package(description: Mapping[str, Any]) -> None:
     """What `onward inspect` shows."""
     package = description["package"]
     _console.print(f"[bold]{package['name']} {package['version']}[/]  [dim]{package['task']}[/]")
-    if package["description"]:
+    if package.get("description"):
         _console.print(escape(package["description"]))
-    _console.print(f"[dim]licence[/] {escape(package['licence'] or 'not stated')}   [dim]digest[/] {package['digest']}")
+    _console.print(f"[dim]licence[/]  {escape(package['licence'] or 'not stated')}")
+    _console.print(f"[dim]digest[/]   {package['digest']}")
     for part in ("inputs", "outputs"):
         table = Table(title=part, title_justify="left", box=None, padding=(0, 2), header_style="dim")
         for column in ("name", "datatype", "shape", "notes"):
             table.add_column(column)
         for field in description[part]:
-            notes = [field.get("units", ""), field.get("description", "")]
-            if "minimum" in field or "maximum" in field:
-                notes.insert(0, f"{field.get('minimum', '-∞')} to {field.get('maximum', '∞')}")
-            if field.get("on_request"):
-                notes.append("on request")
             shape = field.get("shape") or []
-            table.add_row(field["name"], field["datatype"], str(shape) if shape else "", ", ".join(filter(None, notes)))
+            notes = " · ".join(filter(None, _notes(field)))
+            table.add_row(field["name"], field["datatype"], str(list(shape)) if shape else "", escape(notes))
         _console.print(table)
-    for step, value in description["steps"].items():
-        _console.print(f"[dim]{step}[/] {escape(str(value))}")
+    steps = Table(title="steps", title_justify="left", box=None, padding=(0, 2), show_header=False)
+    for part, value in description["steps"].items():
+        for step in value if isinstance(value, list) else [value]:
+            steps.add_row(f"[dim]{part}[/]", escape(step_line(step)))
     for part in ("batching", "limits"):
-        _console.print(f"[dim]{part}[/] {escape(str(description[part]))}")
+        steps.add_row(f"[dim]{part}[/]", escape(_pairs(description[part])))
+    _console.print(steps)
+
+
+def _notes(field: Mapping[str, Any]) -> list[str]:
+    content = field.get("content", "value")
+    notes = ["" if content == "value" else content]
+    if "minimum" in field or "maximum" in field:
+        notes.append(f"{field.get('minimum', '-∞')} to {field.get('maximum', '∞')}")
+    notes += [field.get("units", ""), " | ".join(map(str, field.get("categories", [])))]
+    if "default" in field:
+        notes.append(f"default {field['default']}")
+    elif field.get("required") is False:
+        notes.append("optional")
+    return [*notes, "on request" if field.get("on_request") else "", field.get("description", "")]
+
+
+def step_line(step: Mapping[str, Any]) -> str:
+    """One step of a package in words: `tokenize  text → input_ids  (tokenizer.json, max_tokens 128)`."""
+    kind = step.get("step") or step["backend"]
+    if kind == "table":
+        return f"table  {len(step['columns'])} columns → {step['output']}" + _aside(
+            f"unknown categories: {'NaN' if step['unknown'] == 'nan' else 'an error'}"
+        )
+    if kind == "tokenize":
+        aside = _aside(step["file"], f"max_tokens {step['max_tokens']}")
+        return f"tokenize  {step['input']} → {', '.join(step['outputs'])}{aside}"
+    if kind == "decode_image":
+        return f"decode_image  {step['input']} → {step['output']}"
+    if kind == "labels":
+        source = ", ".join(filter(None, (step["scores"], step["indices"])))
+        return f"labels  {source} → {step['output']}" + _aside(step["file"], f"top_k {step['top_k']}")
+    if kind == "named":
+        return f"named  {step['input']} → {len(step['names'])} names"
+    if kind == "graph":
+        return f"graph  {step['file']}"
+    source = step["file"] if kind == "onnx" else step["entry"]
+    threads = f"{step['threads']} thread(s)" if step["threads"] else "a thread for every core"
+    return f"{kind}  {source}" + _aside(f"{step['instances']} instance(s)", threads, ", ".join(step["providers"]))
+
+
+def _aside(*words: str) -> str:
+    return f"  ({', '.join(words)})"
+
+
+def _pairs(values: Mapping[str, Any]) -> str:
+    return ", ".join(
+        f"{key} {_pairs(value) if isinstance(value, Mapping) else value}"
+        for key, value in values.items()
+        if value not in ("", {}, [])
+    )
 
 
 def show_verified(report: Mapping[str, Any]) -> None:
@@ -84,6 +132,11 @@ def show_packed(report: Mapping[str, Any]) -> None:
     """What `onward pack` shows."""
     _console.print(f"[green]packed[/] [bold]{report['name']} {report['version']}[/] → {escape(report['path'])}")
     _console.print(f"[dim]digest[/] {report['digest']}")
+
+
+def _bar(score: float) -> str:
+    """A bar for a share from 0 to 1; scores that are no shares get a full one, NaN none."""
+    return "█" * max(1, round(min(max(score, 0.0), 1.0) * _BAR_WIDTH)) if score == score else ""
 
 
 def _is_scored(value: Any) -> bool:
