@@ -97,7 +97,10 @@ def shown(value: Any) -> str:
     """A value as found, short enough for an error message."""
     if isinstance(value, str | bytes | list | tuple) and len(value) > 1000:
         value = value[:100]  # the whole of a large body need not be written out to show its beginning
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # Python refuses to write out integers of thousands of digits
+        text = "of thousands of digits"
     return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
 
 

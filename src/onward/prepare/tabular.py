@@ -63,7 +63,7 @@ class TablePreparation:
         if isinstance(value, bool) is not (field.datatype == "BOOL") or not isinstance(value, int | float):
             raise WrongDatatype(where=field.name, expected=describe(field), found=shown(value))
         if field.datatype[0] == "F":
-            if -_LARGEST <= value <= _LARGEST or math.isinf(value) or value != value:
+            if -_LARGEST <= value <= _LARGEST or value in (math.inf, -math.inf) or value != value:
                 return float(value)
             raise OutOfRange(where=field.name, expected="numbers that fit FP32", found=shown(value))
         if isinstance(value, float) and not value.is_integer():
