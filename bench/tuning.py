@@ -33,6 +33,8 @@ def tune(contender: Contender, workload: Workload, served: Served, seconds: int,
     for entry in tried:
         entry |= _summary(entry.pop("runs"))
     best = max(tried, key=lambda entry: entry["score"])
+    if best["score"] <= 0:
+        raise StartError(f"no setting of {contender.name} answered {workload.name}: {best.get('error')}")
     path = PEERS / contender.name / "settings.json"
     kept = json.loads(path.read_text("utf-8")) if path.exists() else {}
     kept[workload.name] = {"objective": workload.objective, "best": best["setting"], "tried": tried}
