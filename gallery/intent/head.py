@@ -12,10 +12,10 @@ import numpy.typing as npt
 
 #: Inverse strength of the L2 penalty, on standardised features; chosen by cross-validation (card.md).
 INVERSE_PENALTY = 0.01
-#: Divides the logits: above 1 the head was too sure of itself on utterances it had not seen.
-TEMPERATURE = 1.0
+#: Divides the logits: the penalty makes the head less sure of itself than it may be on utterances it never saw.
+TEMPERATURE = 0.8
 #: Logit of a last, constant class that joins out_of_scope: where no intent's evidence exceeds it, none is answered.
-BACKGROUND_LOGIT = 0.0
+BACKGROUND_LOGIT = 2.0
 MOST_ITERATIONS = 200
 STEP_TOLERANCE = 1e-3
 

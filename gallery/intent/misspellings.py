@@ -49,8 +49,7 @@ def teach(tokenizer_json: str, utterances: Iterable[str], *, at_least: int = 3) 
     vocabulary: dict[str, int] = content["model"]["vocab"]
     uses = Counter(word for text in utterances for word in set(re.findall(r"[a-z]+", text.lower())))
     targets = {word: count for word, count in uses.items() if count >= at_least and word in vocabulary}
-    known = frozenset(vocabulary) | {word for word, count in uses.items() if count >= at_least}
-    for written, meant in _unambiguous(targets, known).items():
+    for written, meant in _unambiguous(targets, uses, frozenset(vocabulary)).items():
         vocabulary[written] = vocabulary[meant]
     for written, meant in SHORTHAND.items():
         if meant in vocabulary and written not in vocabulary:
@@ -58,7 +57,7 @@ def teach(tokenizer_json: str, utterances: Iterable[str], *, at_least: int = 3) 
     whole = {word: count for word, count in uses.items() if count >= REWRITTEN_FROM and word not in vocabulary}
     rules = [_rule([written], meant) for written, meant in LONE.items()]
     by_word: dict[str, list[str]] = {}
-    for written, meant in _unambiguous(whole, known).items():
+    for written, meant in _unambiguous(whole, uses, frozenset(vocabulary)).items():
         by_word.setdefault(meant, []).append(written)
     rules += [_rule(written, meant) for meant, written in sorted(by_word.items())]
     content["normalizer"] = {"type": "Sequence", "normalizers": [content["normalizer"], *rules]}
@@ -70,11 +69,14 @@ def _rule(written: list[str], meant: str) -> dict[str, object]:
     return {"type": "Replace", "pattern": {"Regex": rf"\b(?:{'|'.join(written)})\b"}, "content": meant}
 
 
-def _unambiguous(targets: dict[str, int], known: frozenset[str]) -> dict[str, str]:
+def _unambiguous(targets: dict[str, int], uses: Counter[str], known: frozenset[str]) -> dict[str, str]:
     claims: dict[str, list[tuple[int, str]]] = {}
     for word, count in targets.items():
         if len(word) >= SHORTEST:
             for written in set(variants(word)) - known:
+                # what the utterances often write themselves is a word of its own, such as delete beside deleted
+                if uses[written] * CLEAR_MAJORITY > count:
+                    continue
                 claims.setdefault(written, []).append((count, word))
     chosen = {}
     for written, claim in claims.items():

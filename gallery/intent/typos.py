@@ -97,7 +97,7 @@ def _slang(text: str, chance: random.Random) -> str:
     for meant, written in SLANG:
         if meant in text.lower() and chance.random() < 0.5:
             replacement = chance.choice(written)
-            text = re.sub(rf"\b{re.escape(meant)}\b", lambda _, word=replacement: word, text, flags=re.IGNORECASE)
+            text = re.sub(rf"\b{re.escape(meant)}\b", replacement, text, flags=re.IGNORECASE)
     return text
 
 
