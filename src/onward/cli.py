@@ -127,10 +127,6 @@ def main() -> None:
         _stop("interrupted", 130)
     except click.ClickException as error:
         _stop(error.format_message() + _hint(error), 64)
-    except BrokenPipeError:
-        # Who read our output has gone. What is still buffered must not fail once more when Python ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
     except OSError as error:
         _stop(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 74)
     except Exception as error:  # a fault of ours: still one line, unless someone wants to see where

@@ -26,7 +26,7 @@ def test_an_integer_is_kept_exactly_or_refused(datatype: str, number: int) -> No
         array = field_array(field, number)
         assert (array.dtype, array.shape, int(array)) == (limits.dtype, (), number)
     else:
-        with pytest.raises(OutOfRange, match="^n: "):
+        with pytest.raises(OutOfRange, match=r"^n: "):
             field_array(field, number)
 
 
@@ -56,7 +56,7 @@ def test_a_number_is_rounded_to_the_floating_point_datatype_and_never_becomes_in
 @pytest.mark.parametrize("datatype", [*INTEGERS, *FLOATS])
 @pytest.mark.parametrize("value", ["1", b"1", True, None, {}, [True], ["1"], object(), 1j, np.datetime64("2020-01-01")])
 def test_what_is_not_a_number_is_refused(datatype: str, value: Any) -> None:
-    with pytest.raises(InputError, match="^x: "):
+    with pytest.raises(InputError, match=r"^x: "):
         field_array(Field(name="x", datatype=datatype), value)
 
 
@@ -141,7 +141,7 @@ def test_names_are_checked_both_ways() -> None:
     names = ItemNames((Field(name="a", datatype="FP32"), Field(name="b", datatype="FP32", default=1.0)))
     names.check({"a": 1})
     names.check({"b": 1, "a": 1})
-    with pytest.raises(MissingInput, match="^a: "):
+    with pytest.raises(MissingInput, match=r"^a: "):
         names.check({"b": 1})
     with pytest.raises(UnknownInput, match="one of a, b"):
         names.check({"a": 1, "c": 1})

@@ -146,7 +146,7 @@ def test_an_animation_is_its_first_frame(kind: str) -> None:
 def test_a_truncated_file_is_corrupt(kind: str, share: float) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     data = encoded(Image.fromarray(noise), kind)
-    with pytest.raises(CorruptMedia, match="^photo: "):
+    with pytest.raises(CorruptMedia, match=r"^photo: "):
         decoded(data[: int(len(data) * share)])
 
 
@@ -229,5 +229,5 @@ def test_the_step_takes_bytes_buffers_blobs_and_pixels() -> None:
      (np.zeros((20, 20, 3), np.uint8), TooLarge)],
 )  # fmt: skip
 def test_the_step_refuses_other_values(value: Any, error: type[InputError]) -> None:
-    with pytest.raises(error, match="^photo: "):
+    with pytest.raises(error, match=r"^photo: "):
         DecodeImagePreparation(FIELD, output="pixels", max_pixels=100)({"photo": value})

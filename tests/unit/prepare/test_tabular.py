@@ -88,7 +88,7 @@ def test_numpy_numbers_are_numbers() -> None:
 
 def test_an_unknown_category_is_an_error_that_lists_them_or_nan_where_the_manifest_says_so() -> None:
     item = {"amount": 5, "kind": "boat"}
-    with pytest.raises(WrongDatatype, match="kind: .*one of car, home"):
+    with pytest.raises(WrongDatatype, match=r"kind: .*one of car, home"):
         table(MIXED)(item)
     assert np.isnan(table(MIXED, unknown="nan")(item)["features"][0, 2])
 
@@ -121,5 +121,5 @@ def test_an_error_names_the_column(change: dict[str, Any], error: type[InputErro
 def test_a_range_error_in_a_matrix_names_its_first_column() -> None:
     prepared = table(PLAIN)
     prepared.check_range(np.float32([[0, 1, 5], [0, math.nan, 5]]))
-    with pytest.raises(OutOfRange, match="^c: .*at most 5; found 6"):
+    with pytest.raises(OutOfRange, match=r"^c: .*at most 5; found 6"):
         prepared.check_range(np.float32([[0, 1, 5], [0, 1, 6]]))

@@ -88,7 +88,7 @@ def test_a_word_that_the_vocabulary_cannot_express_is_an_input_error(tmp_path: P
         write_tokenizer(tmp_path / "t.json", unknown=False), TEXT, max_tokens=8, outputs=("ids",)
     )
     assert step({"text": "blue"})["ids"].tolist() == [[4]]
-    with pytest.raises(InputError, match="^text: .*cannot be tokenised"):
+    with pytest.raises(InputError, match=r"^text: .*cannot be tokenised"):
         step({"text": "red"})
 
 

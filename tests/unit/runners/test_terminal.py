@@ -1,0 +1,128 @@
+"""What a person sees in a terminal: readable lines, whatever an answer holds."""
+
+from __future__ import annotations
+
+import io
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from onward.runners import terminal
+from onward.types import Blob, Decision, PackageId, Result
+
+IDENTITY = PackageId(name="p", version="1.0", digest="0" * 64)
+
+
+@pytest.fixture
+def screen(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    file = io.StringIO()
+    monkeypatch.setattr(terminal, "_console", Console(file=file, width=100, highlight=False))
+    return file
+
+
+def drawn(answer: dict[str, Any]) -> str:
+    file = io.StringIO()
+    Console(file=file, width=100).print(terminal.answer_table(answer))
+    return file.getvalue()
+
+
+def test_scored_labels_are_bars_and_stand_for_the_best_one() -> None:
+    labels = [{"label": "cup", "score": 0.75}, {"label": "bowl", "score": 0.0}]
+    lines = drawn({"label": "cup", "score": 0.75, "labels": labels, "size": 0.123456789}).splitlines()
+    assert [line.split() for line in lines] == [
+        ["cup", "0.750", "█" * 18],
+        ["bowl", "0.000", "█"],
+        ["size", "0.123457"],
+    ]
+
+
+@pytest.mark.parametrize(("score", "bars"), [(math.nan, 0), (math.inf, 24), (-5.0, 1), (800.0, 24)])
+def test_scores_that_are_no_shares_are_drawn_too(score: float, bars: int) -> None:
+    assert drawn({"labels": [{"label": "a", "score": score}]}).count("█") == bars
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(),
+    lambda inner: st.lists(inner, max_size=8) | st.dictionaries(st.text(), inner, max_size=8),
+    max_leaves=12,
+)
+
+
+@given(st.dictionaries(st.text(), json_values, max_size=4))
+def test_any_answer_can_be_drawn(answer: dict[str, Any]) -> None:
+    drawn(answer)
+
+
+def test_text_of_a_model_is_never_markup() -> None:
+    assert "[bold]x[/]" in drawn({"text": "[bold]x[/]"})
+
+
+def test_long_vectors_say_how_long_they_are_and_files_how_large() -> None:
+    shown = drawn({"vector": np.arange(100.0).tolist(), "clip": Blob(data=b"1234", media_type="audio/wav")})
+    assert "… 100 in all" in shown
+    assert "4 bytes of audio/wav" in shown
+
+
+def test_an_answer_shows_input_package_time_and_decision(screen: io.StringIO) -> None:
+    decision = Decision(outcome="review", rule="r", reasons=("large amount",))
+    result = Result(answer={"y": 1.0}, tensors={}, package=IDENTITY, decision=decision)
+    terminal.show_answer("[1]", result, 0.0123)
+    shown = screen.getvalue()
+    assert all(part in shown for part in ("[1]", "p 1.0", "12.3 ms", "y", "decision review", "large amount"))
+
+
+@pytest.mark.parametrize(
+    ("step", "line"),
+    [
+        ({"step": "table", "columns": ["a", "b"], "output": "f", "unknown": "nan"},
+         "table  2 columns → f  (unknown categories: NaN)"),
+        ({"step": "tokenize", "input": "text", "outputs": ["ids", "mask"], "file": "t.json", "max_tokens": 8},
+         "tokenize  text → ids, mask  (t.json, max_tokens 8)"),
+        ({"step": "decode_image", "input": "image", "output": "pixels"}, "decode_image  image → pixels"),
+        ({"step": "graph", "file": "g.onnx"}, "graph  g.onnx"),
+        ({"step": "labels", "scores": "s", "indices": "", "output": "label", "file": "l.txt", "top_k": 5},
+         "labels  s → label  (l.txt, top_k 5)"),
+        ({"step": "named", "input": "c", "names": ["a"]}, "named  c → 1 names"),
+        ({"backend": "onnx", "file": "m.onnx", "instances": 2, "threads": 0, "providers": ["cpu"]},
+         "onnx  m.onnx  (2 instance(s), a thread for every core, cpu)"),
+        ({"backend": "python", "entry": "m:C", "instances": 1, "threads": 1, "providers": ["cpu"]},
+         "python  m:C  (1 instance(s), 1 thread(s), cpu)"),
+    ],
+)  # fmt: skip
+def test_a_step_is_one_readable_line(step: dict[str, Any], line: str) -> None:
+    assert terminal.step_line(step) == line
+
+
+def test_a_package_is_shown_without_python_in_it(screen: io.StringIO) -> None:
+    description: dict[str, Any] = {
+        "package": {"name": "p", "version": "1", "task": "tensor", "licence": "", "description": "[x]", "digest": "d"},
+        "inputs": [
+            {"name": "a", "datatype": "FP32", "minimum": 0.0, "units": "EUR", "default": 1.0},
+            {"name": "b", "datatype": "BYTES", "categories": ["x", "y"], "required": False},
+        ],
+        "outputs": [{"name": "y", "datatype": "FP32", "shape": [3], "on_request": True}],
+        "steps": {"prepare": [], "execute": {"backend": "onnx", "file": "m.onnx", "instances": 1, "threads": 1,
+                                             "providers": ["cpu"]}, "generate": []},
+        "batching": {"max_batch_size": 32, "pad": {"ids": 0}},
+        "limits": {"rows": 1024},
+    }  # fmt: skip
+    terminal.show_package(description)
+    shown = screen.getvalue()
+    for part in ("not stated", "[x]", "0.0 to ∞ · EUR · default 1.0", "x | y · optional", "[3]", "on request",
+                 "onnx  m.onnx", "max_batch_size 32, pad ids 0", "rows 1024"):  # fmt: skip
+        assert part in shown
+    assert "{" not in shown
+
+
+def test_reports_name_the_package(screen: io.StringIO) -> None:
+    terminal.show_verified({"name": "p", "version": "1", "examples": 3, "seconds": 0.1, "digest": "d" * 64})
+    terminal.show_packed({"name": "p", "version": "1", "path": "out", "digest": "d" * 64})
+    shown = screen.getvalue()
+    assert "verified p 1" in shown
+    assert "3 golden examples" in shown
+    assert "packed p 1 → out" in shown

@@ -1,0 +1,127 @@
+"""The pipeline: one input at a time or many together, the same answers; wrong calls are named precisely."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import onward
+from onward.errors import GoldenExampleFailed, InputError, UnknownOutput, WrongShape
+from onward.package.assembly import assemble
+from onward.package.package import open_package
+from onward.pipeline import Pipeline
+from onward.testing import tiny_package
+from onward.types import CancelToken, Decision, Item, Result
+
+rows = st.lists(st.lists(st.floats(-1e6, 1e6, width=32), min_size=3, max_size=3), max_size=9)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_package(tmp_path_factory.mktemp("tiny") / "tiny" / "1.0.0", max_batch_size=4)
+
+
+@pytest.fixture(scope="module")
+def pipeline(folder: Path) -> Pipeline:
+    return onward.open(folder)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows)
+def test_a_batch_of_any_size_is_bit_for_bit_what_one_by_one_gives(
+    pipeline: Pipeline, values: list[list[float]]
+) -> None:
+    together = pipeline.batch(values)
+    alone = [pipeline(value) for value in values]
+    assert [result.answer for result in together] == [result.answer for result in alone]
+    for one, other in zip(together, alone, strict=True):
+        np.testing.assert_array_equal(one.tensors["y"], other.tensors["y"])
+
+
+def test_an_item_a_bare_value_and_an_array_are_the_same_input(pipeline: Pipeline) -> None:
+    answers = [pipeline(value).answer for value in ({"x": [1, 2, 3]}, [1, 2, 3], np.array([1, 2, 3]))]
+    assert answers == [{"y": [3.0, 5.0, 7.0]}] * 3
+
+
+def test_a_result_says_which_package_answered(pipeline: Pipeline) -> None:
+    identity = pipeline([1, 2, 3]).package
+    assert (identity.name, identity.version, len(identity.digest)) == ("tiny", "1.0.0", 64)
+
+
+def test_an_error_in_a_batch_names_the_input(pipeline: Pipeline) -> None:
+    with pytest.raises(WrongShape, match=r"^\[1\] x: "):
+        pipeline.batch([[1, 2, 3], [1, 2], [1, 2, 3]])
+    with pytest.raises(WrongShape, match=r"^x: "):
+        pipeline([1, 2])
+
+
+def test_a_bare_value_needs_a_package_with_one_input(tmp_path: Path) -> None:
+    folder = tiny_package(tmp_path / "tiny", lock=False)
+    manifest = folder / "onward.toml"
+    two = '[[input]]\nname = "z"\ndatatype = "FP32"\n\n[[input]]\nname = "x"'
+    table = '[[prepare]]\nstep = "table"\ncolumns = ["x", "z", "w"]\noutput = "x"\n\n[execute]'
+    text = manifest.read_text("utf-8").replace("shape = [3]\n\n[[output]]", two.split("\n\n")[0] + "\n\n[[output]]")
+    text = text.replace("[[output]]", '[[input]]\nname = "w"\ndatatype = "FP32"\n\n[[output]]').replace(
+        "[execute]", table
+    )
+    manifest.write_text(text, "utf-8")
+    (folder / "examples.jsonl").unlink()
+    assemble(folder)
+    several = onward.open(folder)
+    assert several({"x": 1, "z": 2, "w": 3}).answer == {"y": [3.0, 5.0, 7.0]}
+    with pytest.raises(InputError, match="several inputs; expected a mapping with x, z, w; found list"):
+        several([1, 2, 3])
+
+
+def test_an_unknown_output_is_named_with_those_there_are(pipeline: Pipeline) -> None:
+    with pytest.raises(UnknownOutput, match=r"^z: .*one of y"):
+        pipeline([1, 2, 3], outputs=["z"])
+
+
+def test_a_stream_ends_with_one_end_event_that_holds_the_result(pipeline: Pipeline) -> None:
+    (event,) = pipeline.stream([1, 2, 3], CancelToken())
+    assert event.kind == "end"
+    assert event.result is not None
+    assert event.result.answer == {"y": [3.0, 5.0, 7.0]}
+
+
+def test_a_cancelled_stream_gives_nothing(pipeline: Pipeline) -> None:
+    cancel = CancelToken()
+    cancel.cancel()
+    assert list(pipeline.stream([1, 2, 3], cancel)) == []
+
+
+def test_a_policy_decides_on_every_result(folder: Path) -> None:
+    class Large:
+        def decide(self, result: Result, item: Item) -> Decision:
+            return Decision(outcome="review" if max(result.answer["y"]) > 10 else "approve", rule="size")
+
+    decided = Pipeline(open_package(folder), policy=Large()).batch([[1, 2, 3], [1, 2, 30]])
+    assert [result.decision and result.decision.outcome for result in decided] == ["approve", "review"]
+
+
+def test_a_golden_example_that_fails_says_which_where_and_by_how_much(tmp_path: Path) -> None:
+    folder = tiny_package(tmp_path / "tiny", lock=False)
+    example = {"name": "wrong", "input": {"x": [0, 0, 0]}, "tensors": {"y": [[1, 1.5, 1]]}}
+    (folder / "examples.jsonl").write_text(json.dumps(example) + "\n")
+    assemble(folder)
+    with pytest.raises(GoldenExampleFailed) as caught:
+        onward.open(folder)
+    message = str(caught.value)
+    assert all(part in message for part in ("tiny", '"wrong"', "[1]", "expected 1.5", "found 1.0", "differs by 0.5"))
+    assert onward.open(folder, check=False)([0, 0, 0]).answer == {"y": [1.0, 1.0, 1.0]}
+
+
+def test_a_pipeline_closes_as_a_context_and_twice(folder: Path) -> None:
+    with onward.open(folder) as opened:
+        assert opened([0, 0, 0]).answer == {"y": [1.0, 1.0, 1.0]}
+    opened.close()
+
+
+def test_warm_up_needs_no_examples(folder: Path) -> None:
+    Pipeline(open_package(folder)).warm_up()
