@@ -19,7 +19,7 @@ from tests.acceptance.conftest import Server, png
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs the playwright package (dependency group dev)")
 pytestmark = pytest.mark.browser
 
-PAGE_BYTES = 25_000
+PAGE_BYTES = 30_000
 SCREENSHOTS = Path(__file__).parents[2] / "var" / "screenshots"
 CHROMIUM_ARGUMENTS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
