@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from onward import __version__
-from onward.errors import OnwardError, UsageError
+from onward.errors import OnwardError, Unavailable, UsageError
 
 _PORT = click.IntRange(1, 65_535)
 _SECONDS = click.FloatRange(0, 86_400)
@@ -59,11 +59,13 @@ def serve(**options: Any) -> None:
         raise UsageError("inference and admin need a port each", where="--admin-port", found=str(options["admin_port"]))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname).1s %(message)s", stream=sys.stderr)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
-    serve_repository(
-        ServeOptions(
-            watch_interval_s=options.pop("watch_interval"), drain_grace_s=options.pop("drain_grace"), **options
-        )
+    settings = ServeOptions(
+        watch_interval_s=options.pop("watch_interval"), drain_grace_s=options.pop("drain_grace"), **options
     )
+    try:
+        serve_repository(settings)
+    except SystemExit as left:  # uvicorn's way out where it cannot listen; it has said why
+        sys.exit(Unavailable.exit_code if left.code else 0)
 
 
 @cli.command()

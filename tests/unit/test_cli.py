@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -108,9 +109,20 @@ def test_a_mistake_exits_with_its_code_and_says_what_is_wrong(
     assert not list(workplace.glob("out*"))
 
 
-words = st.sampled_from(
-    ["serve", "run", "inspect", "verify", "pack", "--json", "--help", "tiny", "file.txt", "model.onnx", "out", "--name", "--outputs", "--port", "{}", "[1,2,3]", "--version", "-", "unpacked", "--"]
+COMMANDS = (
+    "serve",
+    "run",
+    "inspect",
+    "verify",
+    "pack",
+    "--json",
+    "--help",
+    "--name",
+    "--outputs",
+    "--port",
+    "--version",
 )
+words = st.sampled_from([*COMMANDS, "tiny", "file.txt", "model.onnx", "out", "{}", "[1,2,3]", "-", "unpacked", "--"])
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -173,6 +185,18 @@ def test_a_reader_that_leaves_early_ends_the_command_silently(workplace: Path) -
     command = f"{sys.executable} -m onward run tiny many.jsonl | head -1"
     made = subprocess.run(["bash", "-c", command], cwd=workplace, capture_output=True, text=True)
     assert (made.returncode, made.stderr, made.stdout.count("\n")) == (0, "", 1)
+
+
+def test_a_port_that_is_taken_exits_with_unavailable(workplace: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken, socket.create_server(("127.0.0.1", 0)) as free:
+        admin_port = free.getsockname()[1]
+        free.close()
+        command = [sys.executable, "-m", "onward", "serve", "var/repository", "--admin-port", str(admin_port)]
+        command += ["--port", str(taken.getsockname()[1])]
+        made = subprocess.run(command, cwd=workplace, capture_output=True, text=True, timeout=30)
+    assert made.returncode == 69
+    assert "address already in use" in made.stderr
+    assert "Traceback" not in made.stderr
 
 
 def test_the_module_is_the_command() -> None:
