@@ -28,6 +28,9 @@ _STATUS_LINES = {
 _request_prefix = os.urandom(4).hex().encode()
 _request_numbers = itertools.count(1)
 _KEEP_ALIVE_SWEEP_S = 1.0
+# How long a refused body is read and thrown away, and how long shutdown waits for a request that is on its way.
+_LINGER_S = 2.0
+_LAST_CALL_S = 0.1
 
 Headers: TypeAlias = Mapping[bytes, bytes]
 """A request's headers by their lower-case names."""
@@ -90,20 +93,8 @@ class Exchange:
     """One request and its answer. Has the attributes of uvicorn's cycle that its protocol looks at."""
 
     __slots__ = (
-        "arrived_s",
-        "body",
-        "disconnected",
-        "expects_continue",
-        "headers",
-        "keep_alive",
-        "more_body",
-        "protocol",
-        "query",
-        "request_id",
-        "response_complete",
-        "route",
-        "started",
-        "work",
+        "arrived_s", "body", "disconnected", "expects_continue", "headers", "keep_alive", "more_body", "oversize",
+        "protocol", "query", "request_id", "response_complete", "route", "started", "work",
     )  # fmt: skip
     message_event = _Unused()
 
@@ -115,6 +106,7 @@ class Exchange:
         self.keep_alive = keep_alive
         self.expects_continue = False
         self.body: bytes | bytearray = b""
+        self.oversize = 0
         self.more_body = True
         self.started = False
         self.response_complete = False
@@ -125,6 +117,8 @@ class Exchange:
 
     def receive(self, data: bytes) -> None:
         """Take a piece of the body."""
+        if self.oversize:
+            return
         if not self.body:
             self.body = data
         else:
@@ -132,14 +126,16 @@ class Exchange:
                 self.body = bytearray(self.body)
             self.body += data
         if len(self.body) > self.route.max_body_bytes:
-            self.refuse(len(self.body))
+            self.oversize = len(self.body)
+            self.body = b""
+            if self.protocol.active is self:
+                self.refuse()
 
-    def refuse(self, size: int) -> None:
-        """The body is too large: answer now and close, since the rest of it is not going to be read."""
+    def refuse(self) -> None:
+        """The body is too large: answer now and close, since the rest of it is not going to be kept."""
         self.keep_alive = False
-        self.body = b""
         limit = self.route.max_body_bytes
-        self.fail(TooLarge(where="body", expected=f"at most {limit} bytes", found=f"{size} bytes or more"))
+        self.fail(TooLarge(where="body", expected=f"at most {limit} bytes", found=f"{self.oversize} bytes or more"))
 
     def start(self) -> None:
         """The whole body is here and it is this request's turn."""
@@ -180,7 +176,9 @@ class Exchange:
         head.append(b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n")
         head.append(body)
         transport.write(b"".join(head))
-        if not self.keep_alive:
+        if self.oversize:
+            protocol.linger()
+        elif not self.keep_alive:
             transport.close()
         protocol.on_response_complete()
 
@@ -204,7 +202,9 @@ class FastProtocol(HttpToolsProtocol):
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
         self._idle_since_s: float | None = time.monotonic()
-        self._active: Exchange | None = None
+        self.active: Exchange | None = None
+        self._lingering = False
+        self._last_call = False
         self._common_headers_of: Any = None
         self._common_headers = b""
 
@@ -215,7 +215,7 @@ class FastProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client is gone: give up what it waits for."""
-        active, self._active = self._active, None
+        active, self.active = self.active, None
         super().connection_lost(exc)
         if active is not None and not active.response_complete:
             active.abandon()
@@ -242,6 +242,8 @@ class FastProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """A hit in the table becomes an exchange; a miss goes uvicorn's way."""
+        if self._lingering:
+            return
         path, query = self.url, b""
         if b"?" in path:
             path, _, query = path.partition(b"?")
@@ -256,18 +258,20 @@ class FastProtocol(HttpToolsProtocol):
             return
         waits = self.cycle is not None and not self.cycle.response_complete
         keep_alive = parser.should_keep_alive() and parser.get_http_version() != "1.0"
-        exchange = Exchange(self, route, headers, query, keep_alive)
+        exchange = Exchange(self, route, headers, query, keep_alive and not self._last_call)
         self.cycle: Any = exchange
+        length = headers.get(b"content-length")
+        if length is not None and int(length) > route.max_body_bytes:
+            exchange.oversize = int(length)
         if waits:
             # Pipelined: answers leave in the order of the requests.
             exchange.expects_continue = self.expect_100_continue
             self.flow.pause_reading()
             self.pipeline.appendleft((exchange, None))  # type: ignore[arg-type]
             return
-        self._active = exchange
-        length = headers.get(b"content-length")
-        if length is not None and int(length) > route.max_body_bytes:
-            exchange.refuse(int(length))
+        self.active = exchange
+        if exchange.oversize:
+            exchange.refuse()
         elif self.expect_100_continue:
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
@@ -278,6 +282,8 @@ class FastProtocol(HttpToolsProtocol):
         self.headers.extend(headers)
         self.expect_100_continue = expects
         super().on_headers_complete()
+        if self._last_call:
+            self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
         """A piece of the body of the request that is being read."""
@@ -294,7 +300,7 @@ class FastProtocol(HttpToolsProtocol):
             super().on_message_complete()
         elif not cycle.response_complete:
             cycle.more_body = False
-            if cycle is self._active:
+            if cycle is self.active:
                 cycle.start()
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
@@ -302,8 +308,10 @@ class FastProtocol(HttpToolsProtocol):
         if not isinstance(cycle, Exchange):
             super()._start_asgi_task(cycle, app)
             return
-        self._active = cycle
-        if not cycle.more_body:
+        self.active = cycle
+        if cycle.oversize:
+            self.loop.call_soon(cycle.refuse)
+        elif not cycle.more_body:
             # Through the loop: a thousand pipelined requests must not become a thousand frames.
             self.loop.call_soon(cycle.start)
         elif cycle.expects_continue:
@@ -314,12 +322,43 @@ class FastProtocol(HttpToolsProtocol):
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
-        self.flow.resume_reading()
         if self.pipeline:
-            self._start_asgi_task(*self.pipeline.pop())
+            cycle, app = self.pipeline.pop()
+            if not self.pipeline:  # its body may be still to come; before that, more would only pile up
+                self._read_on()
+            self._start_asgi_task(cycle, app)
         else:
-            self._active = None
+            self._read_on()
+            self.active = None
             self._idle_since_s = time.monotonic()
+
+    def _read_on(self) -> None:
+        """Read again, unless the client first has to read its answers: then `resume_writing` will."""
+        if self.flow.write_paused:
+            self.flow.read_paused = False
+        else:
+            self.flow.resume_reading()
+
+    def linger(self) -> None:
+        """The last answer is written although the client still sends. Closing now would reset the connection, and the
+        answer with it: close our half, and throw away what comes for a while."""
+        self._lingering = True
+        transport = self.transport
+        if transport.can_write_eof():
+            transport.write_eof()
+        self.loop.call_later(_LINGER_S, transport.close)
+
+    def shutdown(self) -> None:
+        """Close after the answer that is due; an idle connection a little later, for what may be on its way on it."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.keep_alive = False
+            return
+        self._last_call = True
+        self.loop.call_later(_LAST_CALL_S, self._close_if_idle)
+
+    def _close_if_idle(self) -> None:
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.close()
 
     def pause_writing(self) -> None:
         """The client does not read its answers: take no more requests from it until it does."""
