@@ -34,8 +34,9 @@ class TablePreparation:
         }
         self._minimum = np.array([_or(field.minimum, -math.inf) for field in self.columns], np.float32)
         self._maximum = np.array([_or(field.maximum, math.inf) for field in self.columns], np.float32)
-        self.bounded = any(field.minimum is not None or field.maximum is not None for field in self.columns)
+        self._bounded = any(field.minimum is not None or field.maximum is not None for field in self.columns)
         self.decoder = self._typed_decoder()
+        self.bounded = self._bounded and self.decoder is None  # whether a decoded row's ranges are still unchecked
 
     def __call__(self, item: Item) -> dict[str, Array]:
         """The item, whose names have been checked, as one row: {output: FP32 [1, columns]}."""
@@ -45,7 +46,7 @@ class TablePreparation:
 
     def check_range(self, matrix: Array) -> None:
         """Raise `OutOfRange` for the first value outside its column's range; NaN (missing) passes."""
-        if not self.bounded:
+        if not self._bounded:
             return
         outside = (matrix < self._minimum) | (matrix > self._maximum)
         if outside.any():
@@ -83,22 +84,19 @@ class TablePreparation:
         raise WrongDatatype(where=field.name, expected=describe(field), found=shown(value))
 
     def _typed_decoder(self) -> msgspec.json.Decoder[Any] | None:
-        """A decoder from a JSON object straight to the row, for tables of plain required floating-point columns.
+        """A decoder from a JSON object straight to the row, for tables of nothing but floating-point columns.
 
         It checks the columns' ranges, too. What it takes, the general path takes and gives the same row for.
         """
-        plain = all(
-            field.required and field.default is None and field.datatype in ("FP32", "FP64") and not field.categories
-            for field in self.columns
-        )
+        plain = all(field.datatype in ("FP32", "FP64") and not field.categories for field in self.columns)
         named = {field.name for field in self.columns} == {field.name for field in self.fields}
         identifiers = all(field.name.isidentifier() for field in self.columns)
         if not (plain and named and identifiers):
             return None
-        row = msgspec.defstruct(
-            "Row", [(field.name, _decoded(field)) for field in self.columns], forbid_unknown_fields=True, gc=False
+        members = [_member(field) for field in self.columns]
+        return msgspec.json.Decoder(
+            msgspec.defstruct("Row", members, forbid_unknown_fields=True, gc=False, kw_only=True)
         )
-        return msgspec.json.Decoder(row)
 
     def decode_row(self, body: bytes) -> list[float] | None:
         """The row of a JSON body, or None when it needs the slow path (which says what is wrong with it)."""
@@ -110,10 +108,13 @@ class TablePreparation:
             return None
 
 
-def _decoded(field: Field) -> Any:
-    """A float that fits FP32 and the field's range, as msgspec checks it."""
+def _member(field: Field) -> Any:
+    """A column as msgspec reads it: a float that fits FP32 and the range, with its default or, where optional, NaN."""
     low, high = _or(field.minimum, -_LARGEST), _or(field.maximum, _LARGEST)
-    return Annotated[float, msgspec.Meta(ge=max(low, -_LARGEST), le=min(high, _LARGEST))]
+    number = Annotated[float, msgspec.Meta(ge=max(low, -_LARGEST), le=min(high, _LARGEST))]
+    if field.required and field.default is None:
+        return field.name, number
+    return field.name, number, math.nan if field.default is None else float(field.default)
 
 
 def _out_of_range(field: Field, value: float) -> OutOfRange:

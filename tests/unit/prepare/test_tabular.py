@@ -33,13 +33,24 @@ def table(fields: tuple[Field, ...], *, unknown: str = "error") -> TablePreparat
     return TablePreparation(fields, columns=tuple(field.name for field in fields), output="features", unknown=unknown)
 
 
+OPTIONAL = (
+    Field(name="a", datatype="FP32", default=2.5),
+    Field(name="b", datatype="FP32"),
+    Field(name="c", datatype="FP64", required=False, maximum=5.0),
+)
+
+
 numbers = st.integers(-(10**40), 10**40) | st.floats(allow_nan=False, allow_infinity=False) | st.just(0.1)
 values = numbers | st.none() | st.booleans() | st.text(max_size=2)
 
 
-@given(st.fixed_dictionaries({"a": values, "b": values, "c": values}))
-def test_what_the_typed_decoder_takes_the_general_path_takes_and_gives_the_same_row(item: dict[str, Any]) -> None:
-    prepared = table(PLAIN)
+@given(st.sampled_from([PLAIN, OPTIONAL]), st.fixed_dictionaries({"b": values}, optional={"a": values, "c": values}))
+def test_what_the_typed_decoder_takes_the_general_path_takes_and_gives_the_same_row(
+    fields: tuple[Field, ...], item: dict[str, Any]
+) -> None:
+    prepared = table(fields)
+    if fields is PLAIN:
+        item = {"a": 1.0, "c": 2.0} | item
     row = prepared.decode_row(json.dumps(item).encode())
     try:
         general = prepared(item)["features"]
@@ -53,6 +64,10 @@ def test_what_the_typed_decoder_takes_the_general_path_takes_and_gives_the_same_
 @given(st.tuples(st.floats(-1e6, 1e6), st.floats(1, 1e6), st.floats(-1e6, 5)))
 def test_an_ordinary_row_takes_the_typed_decoder(row: tuple[float, float, float]) -> None:
     assert table(PLAIN).decode_row(json.dumps(dict(zip("abc", row, strict=True))).encode()) == list(row)
+
+
+def test_defaults_and_missing_numbers_take_the_typed_decoder_too() -> None:
+    np.testing.assert_array_equal(table(OPTIONAL).decode_row(b'{"b": 1}'), [2.5, 1.0, math.nan])
 
 
 @given(st.binary(max_size=40) | st.just(b"[" * 100_000))
