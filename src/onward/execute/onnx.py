@@ -6,6 +6,7 @@ so one session may serve several threads.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,11 +49,14 @@ def tensor_spec(node: Any) -> TensorSpec:
 
 
 class OnnxBackend:
-    """One onnxruntime session. `threads` is the size of its intra-op pool; 0 takes all cores."""
+    """One onnxruntime session. `threads` is the size of its intra-op pool; 0 takes all cores.
 
-    def __init__(self, file: Path, *, threads: int = 1, providers: Sequence[str] = ("cpu",)) -> None:
+    More than one is used only inside operators that are large enough to gain by it, so all cores is the right default.
+    """
+
+    def __init__(self, file: Path, *, threads: int = 0, providers: Sequence[str] = ("cpu",)) -> None:
         options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = threads or cores()
         options.inter_op_num_threads = 1
         options.log_severity_level = 4  # what fails is raised, and said once by us
         # A pool that spins between runs takes the core that the HTTP loop needs.
@@ -107,6 +111,11 @@ class OnnxBackend:
 
     def close(self) -> None:
         """Nothing to do: the session is freed with the object."""
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _to_text(name: str, tensor: Array) -> Array:

@@ -245,7 +245,7 @@ def _execute(section: Section) -> Execute:
         file=section.file("file", "" if backend == "python" else "model.onnx"),
         entry=entry,
         instances=section.integer("instances", 1, minimum=1, maximum=1024),
-        threads=section.integer("threads", 1, minimum=0, maximum=4096),
+        threads=section.integer("threads", Execute().threads, minimum=0, maximum=4096),
         providers=section.names("providers", ("cpu",), kind="execution providers"),
     )
     section.close()
@@ -283,7 +283,7 @@ def _generate(document: Document) -> tuple[GenerateStep, ...]:
 def _batching(section: Section) -> Batching:
     pad = section.document.table("batching.pad", section.take("pad") or {})
     batching = Batching(
-        max_batch_size=section.integer("max_batch_size", 32, minimum=1, maximum=1 << 20),
+        max_batch_size=section.integer("max_batch_size", Batching().max_batch_size, minimum=1, maximum=1 << 20),
         max_queue_delay_us=section.integer("max_queue_delay_us", 0, minimum=0, maximum=10_000_000),
         mode=cast(
             Literal["throughput", "invariant"],

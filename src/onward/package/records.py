@@ -73,7 +73,7 @@ class Execute:
     file: str = "model.onnx"
     entry: str = ""
     instances: int = 1
-    threads: int = 1
+    threads: int = 0
     providers: tuple[str, ...] = ("cpu",)
 
 
@@ -113,7 +113,7 @@ GenerateStep: TypeAlias = GenerateGraph | Labels | Named
 class Batching:
     """`[batching]`: how requests are run together. `pad` names tensors padded along axis 1 and the value."""
 
-    max_batch_size: int = 32
+    max_batch_size: int = 64
     max_queue_delay_us: int = 0
     mode: Literal["throughput", "invariant"] = "throughput"
     pad: Mapping[str, float] = field(default_factory=dict)
