@@ -56,8 +56,8 @@ def test_a_minimal_manifest_has_the_defaults_of_the_reference() -> None:
     manifest = parse_manifest(BASE)
     assert manifest.package == PackageInfo(name="fraud", version="1.0.0")
     assert manifest.inputs == (Field(name="Amount", datatype="FP32"),)
-    assert manifest.execute == Execute(backend="onnx", file="model.onnx", threads=1, instances=1)
-    assert manifest.batching == Batching(max_batch_size=32, max_queue_delay_us=0, mode="throughput")
+    assert manifest.execute == Execute(backend="onnx", file="model.onnx", threads=0, instances=1)
+    assert manifest.batching == Batching(max_batch_size=64, max_queue_delay_us=0, mode="throughput")
     assert manifest.limits == Limits(body_bytes=8 << 20, rows=1024, deadline_ms=10_000, queue_rows=2048)
 
 
