@@ -103,8 +103,8 @@ class InferDecoder:
             return None
         try:
             request = decoder.decode(body)
-        except msgspec.MsgspecError:
-            return None
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return None  # the general way says what is wrong
         if len(request.inputs) != 1 or request.outputs is not None or request.parameters is not None:
             return None
         tensor = request.inputs[0]
@@ -257,7 +257,7 @@ def _parse_header(header: memoryview) -> _Request:
         return _general.decode(header)
     except msgspec.ValidationError as error:
         raise MalformedBody(where="body", expected="a V2 inference request", found=str(error)) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise MalformedBody(where="body", expected="JSON", found=str(error)) from None
 
 

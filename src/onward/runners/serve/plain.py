@@ -93,7 +93,7 @@ def readable(result: Result) -> Mapping[str, Any]:
 def _items_of_json(body: bytes | bytearray, fields: Sequence[Field], max_rows: int) -> tuple[list[Item], bool]:
     try:
         value = _decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise MalformedBody(where="body", expected="JSON", found=str(error)) from None
     values = value if isinstance(value, list) else [value]
     if len(values) > max_rows:
