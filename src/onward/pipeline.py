@@ -6,13 +6,15 @@ files around it, and calling a pipeline does all of it for one input, here and n
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
+from onward.decide.policy import Policy
 from onward.errors import InputError, OnwardError, UnknownOutput
 from onward.execute.backend import Batched
 from onward.execute.batch import collate, split
@@ -22,15 +24,7 @@ from onward.package.manifest import GenerateGraph, PrepareGraph
 from onward.package.package import Package, open_package
 from onward.package.signature import signature_of
 from onward.prepare.steps import Preparation
-from onward.types import Array, CancelToken, Decision, Event, Input, Item, Prepared, Result, Signature, TensorSpec
-
-
-class Policy(Protocol):
-    """Decides what a result means for the business; pure, so that a decision can be recomputed from its inputs."""
-
-    def decide(self, result: Result, item: Item) -> Decision:
-        """The decision for one result."""
-        ...
+from onward.types import Array, CancelToken, Event, Input, Item, Prepared, Result, Signature, TensorSpec
 
 
 class Pipeline:
@@ -142,7 +136,7 @@ class Pipeline:
         answer = self.generate(tensors, frozenset(outputs))
         result = Result(answer=answer, tensors=tensors, package=self.package.id)
         if self.policy is not None:
-            result = replace(result, decision=self.policy.decide(result, item))
+            result = replace(result, decision=self.policy.decide(result, item, {}, time.time()))
         return result
 
     def check_examples(self) -> int:

@@ -141,4 +141,4 @@ async def test_batches_form_under_load_and_are_counted(tmp_path: Path) -> None:
     batches = samples["onward_batch_rows_count", ""]
     assert batches < 500, "nothing shared a batch"
     assert samples["onward_batch_rows_sum", ""] == 2000
-    assert samples["onward_batch_rows_bucket", "32"] == batches
+    assert samples["onward_batch_rows_bucket", "64"] == batches

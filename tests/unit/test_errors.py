@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from pathlib import Path
 
 import pytest
 
-import onward.store.store  # noqa: F401 - has an error of its own
+import onward
 from onward.errors import OnwardError, Overloaded, WrongShape
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "errors.md"
@@ -14,6 +16,9 @@ PAGE = Path(__file__).parents[2] / "docs" / "reference" / "errors.md"
 
 def family() -> list[type[OnwardError]]:
     """Every error with a code of its own; the others are only ways to say the same."""
+    for module in pkgutil.walk_packages(onward.__path__, "onward."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
     found, waiting = [], [OnwardError]
     while waiting:
         error = waiting.pop()

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import onward
+from onward.decide.policy import Profile
 from onward.errors import GoldenExampleFailed, InputError, UnknownOutput, WrongShape
 from onward.package.assembly import assemble
 from onward.package.package import open_package
@@ -98,7 +99,7 @@ def test_a_cancelled_stream_gives_nothing(pipeline: Pipeline) -> None:
 
 def test_a_policy_decides_on_every_result(folder: Path) -> None:
     class Large:
-        def decide(self, result: Result, item: Item) -> Decision:
+        def decide(self, result: Result, item: Item, profile: Profile, now_s: float) -> Decision:
             return Decision(outcome="review" if max(result.answer["y"]) > 10 else "approve", rule="size")
 
     decided = Pipeline(open_package(folder), policy=Large()).batch([[1, 2, 3], [1, 2, 30]])

@@ -220,7 +220,7 @@ def _tensor_differences(example: Example, path: str, expected: Any, tensor: Arra
     elif wanted.size and wanted.dtype.kind in "biuf":
         exact = wanted.astype(np.float64)
         with np.errstate(invalid="ignore"):  # infinity less infinity, which counts as equal below
-            off = np.abs(exact - tensor.astype(np.float64))
+            off = np.asarray(np.abs(exact - tensor.astype(np.float64)))  # of scalars numpy makes no array
         off[(exact == tensor) | (np.isnan(exact) & np.isnan(tensor.astype(np.float64)))] = 0.0
         excess = np.nan_to_num(off, nan=np.inf) - example.tolerance * np.maximum(1.0, np.nan_to_num(np.abs(exact)))
         worst = tuple(int(index) for index in np.unravel_index(int(np.argmax(excess)), excess.shape))
