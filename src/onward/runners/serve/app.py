@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import zlib
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -108,15 +109,13 @@ class Endpoints:
 
     async def infer(self, request: Request) -> Response:
         """V2 inference, the long way."""
-        served = self._model(request)
-        return await self._exchange(request, served, served.handle_infer)
+        return await self._exchange(request, ServedModel.handle_infer)
 
     async def plain(self, request: Request) -> Response:
         """Plain inference, the long way; multipart bodies always come here."""
-        served = self._model(request)
         if request.headers.get("content-type", "").lower().startswith("multipart/"):
-            return await self._multipart(request, served)
-        return await self._exchange(request, served, served.handle_plain)
+            return await self._multipart(request)
+        return await self._exchange(request, ServedModel.handle_plain)
 
     async def metrics(self, request: Request) -> Response:
         """Prometheus' text format."""
@@ -133,10 +132,13 @@ class Endpoints:
     def _model(self, request: Request) -> ServedModel:
         return self._models.get(request.path_params["name"], request.path_params.get("version", ""))
 
-    async def _exchange(self, request: Request, served: ServedModel, handler: http.Handler) -> Response:
-        limit = served.pipeline.manifest.limits.body_bytes
-        exchange = AsgiExchange(http.Route(handler, max_body_bytes=limit), request)
-        exchange.body = await _body(request, limit)
+    async def _exchange(self, request: Request, handle: Callable[[ServedModel, http.Exchange], None]) -> Response:
+        limit = self._model(request).pipeline.manifest.limits.body_bytes
+        body = await _body(request, limit)
+        # Looked up again: while the body was read, a new version may have taken the place of the old one.
+        served = self._model(request)
+        exchange = AsgiExchange(http.Route(partial(handle, served), max_body_bytes=limit), request)
+        exchange.body = body
         exchange.start()
         try:
             return await exchange.response
@@ -144,7 +146,8 @@ class Endpoints:
             exchange.abandon()
             raise
 
-    async def _multipart(self, request: Request, served: ServedModel) -> Response:
+    async def _multipart(self, request: Request) -> Response:
+        served = self._model(request)
         limit = served.pipeline.manifest.limits.body_bytes
         length = int(request.headers.get("content-length", "0"))
         if length > limit:
@@ -155,6 +158,7 @@ class Endpoints:
                 item = {name: await _part(name, value, fields) for name, value in form.items()}
         except HTTPException as error:
             raise MalformedBody(where="body", expected="multipart/form-data", found=str(error.detail)) from None
+        served = self._model(request)
         item = {_only_file(name, fields): value for name, value in item.items()}
         outputs = plain.requested_outputs(request.url.query.encode())
         (result,) = await served.answer([item], outputs)

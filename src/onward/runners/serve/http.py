@@ -49,6 +49,10 @@ class Route:
         self.max_body_bytes = max_body_bytes
         self.wants = wants
 
+    def become(self, other: Route) -> None:
+        """Answer as the other route does, from now on."""
+        self.handler, self.max_body_bytes, self.wants = other.handler, other.max_body_bytes, other.wants
+
 
 Routes: TypeAlias = Mapping[bytes, Route]
 
@@ -145,9 +149,13 @@ class Exchange:
             self.route.handler(self)
         except OnwardError as error:
             self.fail(error)
-        except Exception:
-            _log.exception("request %s failed", self.request_id.decode())
-            self.fail(OnwardError("internal error; the server's log has the details under this request id"))
+        except Exception as error:
+            self.crash(error)
+
+    def crash(self, error: Exception) -> None:
+        """Answer that it is our fault; the log says more."""
+        _log.error("request %s failed", self.request_id.decode(), exc_info=error)
+        self.fail(OnwardError("internal error; the server's log has the details under this request id"))
 
     def respond(self, body: bytes, content_type: bytes = b"application/json", *, status: int = 200,
                 headers: Headers | None = None) -> None:  # fmt: skip

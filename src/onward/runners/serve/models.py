@@ -144,12 +144,11 @@ class Models:
         limit = served.pipeline.manifest.limits.body_bytes
         name = served.id.name
         suffix = f"/versions/{version}" if version else ""
-        self.routes[f"/v2/models/{name}{suffix}/infer".encode()] = Route(
-            served.handle_infer, max_body_bytes=limit, wants=_is_not_encoded
-        )
-        self.routes[f"/models/{name}{suffix}".encode()] = Route(
-            served.handle_plain, max_body_bytes=limit, wants=_is_bare
-        )
+        infer = Route(served.handle_infer, max_body_bytes=limit, wants=_is_not_encoded)
+        plain = Route(served.handle_plain, max_body_bytes=limit, wants=_is_bare)
+        for path, route in ((f"/v2/models/{name}{suffix}/infer", infer), (f"/models/{name}{suffix}", plain)):
+            # A request whose body is still being read holds its route: it follows the route to the new version.
+            self.routes.setdefault(path.encode(), route).become(route)
 
     def _retire(self, served: ServedModel) -> None:
         for path in [path for path, route in self.routes.items() if _belongs_to(route, served)]:

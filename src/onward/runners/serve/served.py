@@ -38,9 +38,12 @@ class ServedModel:
         self.id = pipeline.package.id
         self.signature = pipeline.signature
         self.metrics = ModelMetrics(self.id.name, self.id.version)
-        self.lane = Lane(pipeline, self.metrics, inline=speed.batch_s < INLINE_BELOW_S)
+        # What a package's own source takes may depend on the input: it never runs on the loop.
+        inline = manifest.execute.backend == "onnx" and speed.batch_s < INLINE_BELOW_S
+        self.lane = Lane(pipeline, self.metrics, inline=inline)
         self.speed = speed
         self._pool = pool
+        self._preparing = 0
         self._prepare_inline = speed.prepare_s < INLINE_BELOW_S
         self._deadline_s = manifest.limits.deadline_ms / 1000
         self._max_rows = manifest.limits.rows
@@ -142,7 +145,11 @@ class ServedModel:
         """Answer items from a coroutine (the ASGI routes), through the same queue."""
         fetches = self.pipeline.fetches(outputs)
         loop = asyncio.get_running_loop()
-        columns, length = await loop.run_in_executor(self._pool, self._prepare_columns, items)
+        self._preparing += 1
+        try:
+            columns, length = await loop.run_in_executor(self._pool, self._prepare_columns, items)
+        finally:
+            self._preparing -= 1
         key, length = self._key(columns, fetches, length)
         deadline_s = time.monotonic() + self._deadline_s
         tensors = await answer(self.lane, Waiting(columns, fetches, len(items), length, key, deadline_s))
@@ -174,14 +181,18 @@ class ServedModel:
             then(*self._prepare_columns(items))
             return
         loop = asyncio.get_running_loop()
+        self._preparing += 1
         future = loop.run_in_executor(self._pool, self._prepare_columns, items)
 
         def done(future: asyncio.Future[tuple[dict[str, Array], int]]) -> None:
+            self._preparing -= 1
             try:
                 then(*future.result())
             except OnwardError as error:
                 self.metrics.fail(error.code)
                 exchange.fail(error)
+            except Exception as error:  # nobody else would answer
+                exchange.crash(error)
 
         future.add_done_callback(done)
 
@@ -213,7 +224,9 @@ class ServedModel:
         return (fetches, shapes), length or max((arrays[name].shape[1] for name in pad), default=0)
 
     async def close(self) -> None:
-        """Finish what is queued, then free the backends."""
+        """Finish what is being prepared and what is queued, then free the backends."""
+        while self._preparing:
+            await asyncio.sleep(0.005)
         await self.lane.drain()
         await asyncio.get_running_loop().run_in_executor(self._pool, self.pipeline.close)
 
