@@ -122,6 +122,14 @@ class NotFound(OnwardError):
     exit_code = 66
 
 
+class MethodNotAllowed(OnwardError):
+    """This path does not take requests of this method."""
+
+    code = "METHOD_NOT_ALLOWED"
+    status = 405
+    exit_code = 64
+
+
 class ModelNotFound(NotFound):
     """The repository has no such model or version."""
 

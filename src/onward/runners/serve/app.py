@@ -22,9 +22,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route as StarletteRoute
+from starlette.types import Message
 
 import onward
-from onward.errors import MalformedBody, NotFound, OnwardError, TooLarge, UnsupportedMedia
+from onward.errors import MalformedBody, MethodNotAllowed, NotFound, OnwardError, TooLarge, UnsupportedMedia
 from onward.package.examples import read_examples
 from onward.runners.serve import http, plain
 from onward.runners.serve.models import Models
@@ -154,7 +155,7 @@ class Endpoints:
             raise TooLarge(where="body", expected=f"at most {limit} bytes", found=f"{length} bytes")
         fields = {field.name: field for field in served.signature.inputs}
         try:
-            async with request.form(max_files=16, max_fields=256, max_part_size=limit) as form:
+            async with _limited(request, limit).form(max_files=16, max_fields=256, max_part_size=limit) as form:
                 item = {name: await _part(name, value, fields) for name, value in form.items()}
         except HTTPException as error:
             raise MalformedBody(where="body", expected="multipart/form-data", found=str(error.detail)) from None
@@ -247,6 +248,21 @@ async def _body(request: Request, limit: int) -> bytes:
     return bytes(body)
 
 
+def _limited(request: Request, limit: int) -> Request:
+    """The request, of which no more than `limit` bytes of body are read, whatever its headers say."""
+    size = 0
+
+    async def receive() -> Message:
+        nonlocal size
+        message = await request.receive()
+        size += len(message.get("body", b""))
+        if size > limit:
+            raise TooLarge(where="body", expected=f"at most {limit} bytes", found="more")
+        return message
+
+    return Request(request.scope, receive)
+
+
 async def _part(name: str, value: UploadFile | str, fields: dict[str, Field]) -> Any:
     """A form part as a field's value: files as bytes, numbers as numbers."""
     if isinstance(value, UploadFile):
@@ -280,7 +296,11 @@ async def _on_onward_error(request: Request, error: Exception) -> Response:
 
 async def _on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    wrong = NotFound(where=request.url.path) if error.status_code == 404 else UnsupportedMedia(str(error.detail))
+    if error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "")
+        wrong: OnwardError = MethodNotAllowed(where=request.url.path, expected=allowed, found=request.method)
+    else:
+        wrong = NotFound(where=request.url.path) if error.status_code == 404 else MalformedBody(str(error.detail))
     response = _error_response(wrong)
     response.status_code = error.status_code
     response.headers.update(error.headers or {})

@@ -338,8 +338,8 @@ def _items(request: InferRequest) -> list[Item]:
 
 
 def _whole(value: bytes) -> int:
-    if not value.isdigit():
+    if not value.isdigit() or len(value) > 12:
         raise MalformedBody(
-            where="Inference-Header-Content-Length", expected="a whole number", found=value.decode("latin-1")
+            where="Inference-Header-Content-Length", expected="a whole number", found=value[:40].decode("latin-1")
         )
     return int(value)
