@@ -35,6 +35,16 @@ from onward.types import Field, TensorSpec
 
 _EXAMPLES = 5
 _EXAMPLES_BYTES = 2 << 20
+_WORDS_OF_BOOL = {
+    "true": True,
+    "on": True,
+    "yes": True,
+    "1": True,
+    "false": False,
+    "off": False,
+    "no": False,
+    "0": False,
+}
 _PAGE = Path(__file__).parent / "page"
 _PAGE_FILES = {"page.js": "text/javascript", "page.css": "text/css", "icon.svg": "image/svg+xml"}
 _PAGE_HEADERS = {
@@ -270,6 +280,8 @@ async def _part(name: str, value: UploadFile | str, fields: dict[str, Field]) ->
     field = fields.get(name)
     if field is None or field.datatype == "BYTES":
         return value
+    if field.datatype == "BOOL" and value.lower() in _WORDS_OF_BOOL:
+        return _WORDS_OF_BOOL[value.lower()]
     try:
         return float(value) if field.datatype.startswith("FP") else int(value)
     except ValueError:

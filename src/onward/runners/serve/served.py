@@ -23,7 +23,7 @@ from onward.runners.serve.http import Exchange, timeout_s
 from onward.runners.serve.lane import INLINE_BELOW_S, Lane, Outputs, Request, Waiting, answer
 from onward.runners.serve.oip import InferDecoder, InferEncoder, InferRequest, field_specs
 from onward.telemetry import ModelMetrics
-from onward.types import Array, Item, Prepared, Result
+from onward.types import Array, Field, Item, Prepared, Result
 
 _MEASURED_RUNS = 5
 _encode = msgspec.json.Encoder().encode
@@ -68,7 +68,7 @@ class ServedModel:
             deadline_s = self._deadline(exchange)
             if request.of_fields:
                 then = partial(self._queue_infer, exchange, request, fetches, deadline_s)
-                self._prepare(exchange, _items(request), then)
+                self._prepare(exchange, _items(request, self.signature.inputs), then)
             else:
                 self._queue_infer(exchange, request, fetches, deadline_s, request.columns, 0)
         except OnwardError as error:
@@ -331,10 +331,20 @@ def _best_s(call: Callable[[], object]) -> float:
     return best
 
 
-def _items(request: InferRequest) -> list[Item]:
-    """A V2 request for the item's fields as items, one a row."""
+def _items(request: InferRequest, fields: Sequence[Field]) -> list[Item]:
+    """A V2 request for the item's fields as items, one a row. BYTES are text, but for images and audio."""
+    texts = {field.name for field in fields if field.datatype == "BYTES" and field.content in ("value", "text")}
     columns = {name: column if isinstance(column, list) else list(column) for name, column in request.columns.items()}
+    for name in texts & columns.keys():
+        columns[name] = [_text(name, value) for value in columns[name]]
     return [{name: column[row] for name, column in columns.items()} for row in range(request.rows)]
+
+
+def _text(name: str, value: Any) -> Any:
+    try:
+        return value.decode() if isinstance(value, bytes) else value
+    except UnicodeDecodeError as error:
+        raise MalformedBody(where=name, expected="text in UTF-8", found=str(error)) from None
 
 
 def _whole(value: bytes) -> int:
