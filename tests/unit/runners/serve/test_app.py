@@ -1,0 +1,165 @@
+"""Both ways through the server, fast path and ASGI, answer alike: the same status, the same body, but for the id."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import uvicorn
+from uvicorn.server import ServerState
+
+from onward.package.repository import Repository
+from onward.runners.serve.app import make_app
+from onward.runners.serve.http import protocol_for
+from onward.runners.serve.models import Models
+from tests.packages import echo_package, mlp_package, padded_package, reader_package
+from tests.unit.runners.serve.test_http import Transport, parse
+
+FEATURES = np.linspace(-1, 1, 60).reshape(2, 30).astype(np.float32)
+
+
+def v2(data: Any = None, **changed: Any) -> bytes:
+    tensor = {"name": "features", "shape": [2, 30], "datatype": "FP32", "data": FEATURES.ravel().tolist()}
+    return json.dumps({"id": "7", "inputs": [tensor | changed]}).encode()
+
+
+def v2_binary(*, output: bool, cut: int = 0) -> tuple[bytes, dict[str, str]]:
+    blob = FEATURES.tobytes()
+    head = {"name": "features", "shape": [2, 30], "datatype": "FP32", "parameters": {"binary_data_size": len(blob)}}
+    text = json.dumps({"inputs": [head], "parameters": {"binary_data_output": output}}).encode()
+    return text + blob[: len(blob) - cut], {"inference-header-content-length": str(len(text))}
+
+
+MLP = "/v2/models/mlp/infer"
+# path, body, headers
+REQUESTS: dict[str, tuple[str, bytes, dict[str, str]]] = {
+    "JSON": (MLP, v2(), {}),
+    "with a version": ("/v2/models/mlp/versions/1.0.0/infer", v2(), {}),
+    "nested JSON": (MLP, v2(data=FEATURES.tolist()), {}),
+    "binary in": (MLP, *v2_binary(output=False)),
+    "binary both ways": (MLP, *v2_binary(output=True)),
+    "binary cut": (MLP, *v2_binary(output=True, cut=3)),
+    "a query": (MLP + "?a=b", v2(), {}),
+    "padded": ("/v2/models/padded/infer", json.dumps(
+        {"inputs": [{"name": "ids", "shape": [2, 3], "datatype": "INT64", "data": [1, 2, 3, 4, 5, 6]}]}
+    ).encode(), {}),
+    "texts": ("/v2/models/reader/infer", json.dumps(
+        {"inputs": [{"name": "text", "shape": [2], "datatype": "BYTES", "data": ["é", "b"]}]}
+    ).encode(), {}),
+    "an unknown name": (MLP, v2(name="x"), {}),
+    "a wrong datatype": (MLP, v2(datatype="INT8"), {}),
+    "a wrong shape": (MLP, v2(shape=[60]), {}),
+    "broken JSON": (MLP, v2()[:-2], {}),
+    "an empty body": (MLP, b"", {}),
+    "a broken header length": (MLP, v2(), {"inference-header-content-length": "x"}),
+    "a broken timeout": (MLP, v2(), {"x-onward-timeout-ms": "x"}),
+    "an endless timeout": (MLP, v2(), {"x-onward-timeout-ms": "1e300"}),
+    "an unknown model": ("/v2/models/nobody/infer", v2(), {}),
+    "an unknown version": ("/v2/models/mlp/versions/2/infer", v2(), {}),
+    "plain JSON": ("/models/mlp", json.dumps({"features": [0.5] * 30}).encode(), {"content-type": "application/json"}),
+    "plain, several": ("/models/mlp", json.dumps([{"features": [x] * 30} for x in range(3)]).encode(), {}),
+    "plain, wrong": ("/models/mlp", json.dumps({"features": [0.5] * 29}).encode(), {}),
+    "plain, with a version": ("/models/mlp/versions/1.0.0", json.dumps({"features": [1] * 30}).encode(), {}),
+    "plain, outputs": ("/models/mlp?outputs=score", json.dumps({"features": [1] * 30}).encode(), {}),
+    "plain, unknown output": ("/models/mlp?outputs=x", json.dumps({"features": [1] * 30}).encode(), {}),
+    "plain text": ("/models/reader", "grüße".encode(), {"content-type": "text/plain"}),
+    "text for numbers": ("/models/mlp", b"hello", {"content-type": "text/plain"}),
+    "an unknown type": ("/models/mlp", b"hello", {"content-type": "video/mp4"}),
+    "larger than the limit": (MLP, b"x" * ((8 << 20) + 1), {}),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("repository")
+    mlp_package(root / "mlp" / "1.0.0")
+    padded_package(root / "padded" / "1.0.0")
+    reader_package(root / "reader" / "1.0.0")
+    echo_package(root / "echo" / "1.0.0", {"x": "FP16"}, name="echo")
+    return root
+
+
+@pytest.fixture
+async def models(repository: Path) -> AsyncIterator[Models]:
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        served = Models(Repository(repository), pool)
+        await served.scan()
+        yield served
+        await served.close()
+
+
+async def on_the_fast_path(
+    models: Models, path: str, body: bytes, headers: dict[str, str]
+) -> tuple[int, dict[str, str], bytes]:
+    """The answer on the wire of a protocol with the server's table."""
+    app = make_app(models)
+    config = uvicorn.Config(app, http=protocol_for(models.routes), ws="none", lifespan="off", log_config=None)
+    protocol = protocol_for(models.routes)(config=config, server_state=ServerState(), app_state={})
+    transport = Transport()
+    protocol.connection_made(transport)
+    lines = [f"POST {path} HTTP/1.1", "host: here", f"content-length: {len(body)}"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    protocol.data_received("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
+    for _ in range(2000):
+        if transport.written:
+            break
+        await asyncio.sleep(0.002)
+    protocol.connection_lost(None)
+    (answer,) = parse(transport.written)
+    return answer
+
+
+def comparable(body: bytes, headers: Any) -> Any:
+    """A body without its request id."""
+    length = headers.get("inference-header-content-length")
+    if length is not None:
+        return json.loads(body[: int(length)]), body[int(length) :]
+    told = json.loads(body)
+    told.pop("request_id", None)
+    return told
+
+
+@pytest.mark.parametrize("case", REQUESTS)
+async def test_both_paths_answer_alike(models: Models, case: str) -> None:
+    path, body, headers = REQUESTS[case]
+    status, fast_headers, fast_body = await on_the_fast_path(models, path, body, headers)
+    transport = httpx.ASGITransport(make_app(models))
+    async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
+        slow = await client.post(path, content=body, headers=headers)
+    assert slow.status_code == status, slow.text
+    assert slow.headers["content-type"] == fast_headers["content-type"]
+    told, slow_told = comparable(fast_body, fast_headers), comparable(slow.content, slow.headers)
+    if status == 413:  # how much was found depends on how it was read
+        told.pop("found"), slow_told.pop("found"), told.pop("error"), slow_told.pop("error")
+    assert slow_told == told
+    assert fast_headers["x-request-id"] and slow.headers["x-request-id"]
+
+
+async def test_the_fast_path_knows_every_served_model(models: Models) -> None:
+    for name in ("mlp", "padded", "reader", "echo"):
+        for version in ("", "/versions/1.0.0"):
+            assert f"/v2/models/{name}{version}/infer".encode() in models.routes
+            assert f"/models/{name}{version}".encode() in models.routes
+
+
+async def test_no_answer_differs_from_the_pipelines_own(models: Models) -> None:
+    served = models.get("mlp")
+    (result,) = await served.answer([{"features": FEATURES[0].tolist()}])
+    direct = served.pipeline({"features": FEATURES[0].tolist()})
+    assert result.answer == direct.answer
+    assert np.array_equal(result.tensors["score"], direct.tensors["score"])
+
+
+async def test_a_server_that_stops_accepting_is_not_ready_but_answers(models: Models) -> None:
+    assert models.ready
+    models.stop_accepting()
+    assert not models.ready
+    status, _, _ = await on_the_fast_path(models, MLP, v2(), {})
+    assert status == 200
