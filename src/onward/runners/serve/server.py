@@ -79,8 +79,11 @@ async def _serve(options: ServeOptions, repository: Repository) -> None:
             background.cancel()
             for server in servers:
                 server.should_exit = True
-            await models.close()
-    _log.info("drained; bye")
+            try:
+                await asyncio.wait_for(models.close(), 0 if public.force_exit else options.drain_timeout_s)
+                _log.info("drained; bye")
+            except TimeoutError:
+                _log.warning("ended before everything was answered")
 
 
 async def _keep_loaded(models: Models, interval_s: float) -> None:
