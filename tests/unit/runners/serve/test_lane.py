@@ -1,0 +1,172 @@
+"""A lane gives every request exactly one outcome: its rows, its own error, or none because nobody waits."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from onward.errors import Cancelled, DeadlineExceeded, ExecutionError, Overloaded, Unavailable
+from onward.execute.batch import collate
+from onward.package.manifest import parse_manifest
+from onward.runners.serve.lane import Lane, Waiting, answer
+from onward.telemetry import ModelMetrics
+from onward.testing import ScaleBackend
+from onward.types import Array
+
+MANIFEST = """format = 1
+[package]
+name = "scale"
+version = "1.0.0"
+[[input]]
+name = "x"
+datatype = "FP32"
+shape = [1]
+[[output]]
+name = "y"
+datatype = "FP32"
+shape = [1]
+[execute]
+backend = "onnx"
+file = "model.onnx"
+instances = {instances}
+[batching]
+max_batch_size = 8
+[limits]
+queue_rows = 64
+"""
+
+
+class ScalePipeline:
+    """What a lane needs of a pipeline, over a backend that really computes: y = 2·x."""
+
+    def __init__(
+        self, *, delay_s: float = 0.0, fails: Callable[[Array], bool] | None = None, instances: int = 1
+    ) -> None:
+        self.manifest = parse_manifest(MANIFEST.format(instances=instances))
+        self.backend = ScaleBackend(scale=2.0, shape=(1,), delay_s=delay_s, fails=fails)
+
+    def collate(self, items: Any, rows: Any, *, bucket: int) -> dict[str, Array]:
+        return collate(self.backend.inputs, items, rows, pad={}, bucket=bucket)
+
+    def run(self, feeds: dict[str, Array], fetches: tuple[str, ...]) -> list[Array]:
+        return self.backend.run(feeds, fetches)
+
+
+def lane_of(pipeline: ScalePipeline, *, inline: bool) -> tuple[Lane, ModelMetrics]:
+    metrics = ModelMetrics("scale", "1.0.0")
+    return Lane(pipeline, metrics, inline=inline), metrics  # type: ignore[arg-type]
+
+
+def waiting(*values: float, deadline_s: float = 30.0) -> Waiting:
+    column = np.array(values, np.float32).reshape(-1, 1)
+    return Waiting({"x": column}, ("y",), len(values), 0, None, time.monotonic() + deadline_s)
+
+
+async def ask(lane: Lane, *values: float, deadline_s: float = 30.0) -> list[float]:
+    return (await answer(lane, waiting(*values, deadline_s=deadline_s)))["y"].ravel().tolist()
+
+
+both = pytest.mark.parametrize("inline", [True, False], ids=["inline", "thread"])
+
+
+@both
+async def test_each_request_gets_its_own_rows_and_requests_share_batches(inline: bool) -> None:
+    pipeline = ScalePipeline()
+    lane, metrics = lane_of(pipeline, inline=inline)
+    wanted = [[float(number + row) for row in range(number % 3 + 1)] for number in range(30)]
+    found = await asyncio.gather(*(ask(lane, *values) for values in wanted))
+    assert found == [[2 * value for value in values] for values in wanted]
+    assert pipeline.backend.runs < 30 and pipeline.backend.largest_batch <= 8
+    assert metrics.rows == sum(map(len, wanted))
+    await lane.drain()
+
+
+@both
+async def test_who_fails_a_batch_fails_alone(inline: bool) -> None:
+    pipeline = ScalePipeline(fails=lambda row: bool(row[0] == 13))
+    lane, _ = lane_of(pipeline, inline=inline)
+    outcomes = await asyncio.gather(*(ask(lane, float(n)) for n in range(10, 17)), return_exceptions=True)
+    assert [type(one) for one in outcomes].count(ExecutionError) == 1 and isinstance(outcomes[3], ExecutionError)
+    assert [one for one in outcomes if isinstance(one, list)] == [[2.0 * n] for n in range(10, 17) if n != 13]
+    assert lane.scheduler.idle
+    await lane.drain()
+
+
+@both
+async def test_a_bug_in_the_pipeline_is_an_error_and_the_lane_goes_on(
+    inline: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pipeline = ScalePipeline()
+    lane, _ = lane_of(pipeline, inline=inline)
+    with monkeypatch.context() as patched:
+        patched.setattr(pipeline, "collate", lambda *args, **named: 1 / 0)
+        with pytest.raises(ExecutionError):
+            await ask(lane, 1.0)
+    assert "ZeroDivisionError" in caplog.text
+    assert await ask(lane, 1.0) == [2.0]
+    await lane.drain()
+
+
+async def test_work_that_waits_too_long_is_rejected_on_time_and_never_computed() -> None:
+    pipeline = ScalePipeline(delay_s=0.3)
+    lane, metrics = lane_of(pipeline, inline=False)
+    first = asyncio.create_task(ask(lane, 1.0))
+    await asyncio.sleep(0.05)
+    started = time.monotonic()
+    with pytest.raises(DeadlineExceeded):
+        await ask(lane, 2.0, deadline_s=0.1)
+    assert 0.09 < time.monotonic() - started < 0.2
+    assert await first == [2.0]
+    assert pipeline.backend.rows == 1 and metrics.shed == {"expired": 1}
+    await lane.drain()
+
+
+async def test_cancelled_work_is_never_computed() -> None:
+    pipeline = ScalePipeline(delay_s=0.1)
+    lane, metrics = lane_of(pipeline, inline=False)
+    first = asyncio.create_task(ask(lane, 1.0))
+    await asyncio.sleep(0.02)
+    second = asyncio.create_task(ask(lane, 2.0))
+    await asyncio.sleep(0.02)
+    second.cancel()
+    with pytest.raises(Cancelled):
+        await second
+    assert await first == [2.0]
+    await lane.drain()
+    assert pipeline.backend.rows == 1 and metrics.shed == {"cancelled": 1}
+
+
+async def test_a_full_queue_refuses_and_says_when_to_come_back() -> None:
+    lane, _ = lane_of(ScalePipeline(delay_s=0.05), inline=False)
+    tasks = [asyncio.create_task(ask(lane, *([1.0] * 8))) for _ in range(12)]
+    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    refused = [one for one in outcomes if isinstance(one, Overloaded)]
+    assert len(refused) == 4 and all(one.retry_after_s > 0 for one in refused)
+    assert [one for one in outcomes if isinstance(one, list)] == [[2.0] * 8] * 8
+    await lane.drain()
+
+
+@both
+async def test_a_drain_answers_what_is_queued_and_takes_nothing_more(inline: bool) -> None:
+    lane, _ = lane_of(ScalePipeline(delay_s=0.01), inline=inline)
+    tasks = [asyncio.create_task(ask(lane, *([float(n)] * 8))) for n in range(6)]
+    await asyncio.sleep(0)
+    draining = asyncio.create_task(lane.drain())
+    await asyncio.sleep(0)
+    with pytest.raises(Unavailable):
+        await ask(lane, 1.0)
+    await draining
+    assert [task.result() for task in tasks] == [[2.0 * n] * 8 for n in range(6)]
+
+
+async def test_instances_run_side_by_side() -> None:
+    lane, _ = lane_of(ScalePipeline(delay_s=0.2, instances=3), inline=False)
+    started = time.monotonic()
+    await asyncio.gather(*(ask(lane, *([1.0] * 8)) for _ in range(3)))
+    assert time.monotonic() - started < 0.4
+    await lane.drain()
