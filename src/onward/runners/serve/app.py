@@ -27,7 +27,8 @@ from starlette.types import Message
 import onward
 from onward.errors import MalformedBody, MethodNotAllowed, NotFound, OnwardError, TooLarge, UnsupportedMedia
 from onward.package.examples import read_examples
-from onward.runners.serve import http, plain
+from onward.runners.serve import plain
+from onward.runners.serve.exchange import Exchange, Headers, Route, error_body, error_headers, new_request_id
 from onward.runners.serve.models import Models
 from onward.runners.serve.served import ServedModel
 from onward.telemetry import ModelCollector
@@ -57,17 +58,17 @@ _PAGE_HEADERS = {
 }
 
 
-class AsgiExchange(http.Exchange):
+class AsgiExchange(Exchange):
     """An exchange whose answer leaves through ASGI."""
 
     __slots__ = ("response",)
 
-    def __init__(self, route: http.Route, request: Request) -> None:
+    def __init__(self, route: Route, request: Request) -> None:
         super().__init__(None, route, dict(request.headers.raw), request.url.query.encode(), True)  # type: ignore[arg-type]
         self.response: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
 
     def respond(self, body: bytes, content_type: bytes = b"application/json", *, status: int = 200,
-                headers: http.Headers | None = None) -> None:  # fmt: skip
+                headers: Headers | None = None) -> None:  # fmt: skip
         """Hand the answer over."""
         if self.response.done():
             return
@@ -143,12 +144,12 @@ class Endpoints:
     def _model(self, request: Request) -> ServedModel:
         return self._models.get(request.path_params["name"], request.path_params.get("version", ""))
 
-    async def _exchange(self, request: Request, handle: Callable[[ServedModel, http.Exchange], None]) -> Response:
+    async def _exchange(self, request: Request, handle: Callable[[ServedModel, Exchange], None]) -> Response:
         limit = self._model(request).pipeline.manifest.limits.body_bytes
         body = await _body(request, limit)
         # Looked up again: while the body was read, a new version may have taken the place of the old one.
         served = self._model(request)
-        exchange = AsgiExchange(http.Route(partial(handle, served), max_body_bytes=limit), request)
+        exchange = AsgiExchange(Route(partial(handle, served), max_body_bytes=limit), request)
         exchange.body = body
         exchange.start()
         try:
@@ -173,7 +174,7 @@ class Endpoints:
         item = {_only_file(name, fields): value for name, value in item.items()}
         outputs = plain.requested_outputs(request.url.query.encode())
         (result,) = await served.answer([item], outputs)
-        request_id = http.new_request_id().decode()
+        request_id = new_request_id().decode()
         body = {
             "answer": plain.readable(result), "package": served.id.name, "version": served.id.version,
             "request_id": request_id,
@@ -295,9 +296,9 @@ def _only_file(name: str, fields: dict[str, Field]) -> str:
 
 
 def _error_response(error: OnwardError) -> Response:
-    request_id = http.new_request_id()
-    headers = {name.decode(): value.decode() for name, value in (http.error_headers(error) or {}).items()}
-    body = http.error_body(error, request_id)
+    request_id = new_request_id()
+    headers = {name.decode(): value.decode() for name, value in (error_headers(error) or {}).items()}
+    body = error_body(error, request_id)
     return Response(body, error.status, headers | {"x-request-id": request_id.decode()}, "application/json")
 
 

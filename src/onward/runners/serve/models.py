@@ -16,7 +16,7 @@ from onward.errors import ModelNotFound, OnwardError, PackageError, Unavailable
 from onward.package.examples import read_examples
 from onward.package.repository import Repository, version_key
 from onward.pipeline import Pipeline
-from onward.runners.serve.http import Headers, Route
+from onward.runners.serve.exchange import Headers, Route
 from onward.runners.serve.served import ServedModel, Speed
 from onward.telemetry import ModelMetrics
 

@@ -19,7 +19,7 @@ from onward.execute.batch import Column, collate
 from onward.pipeline import Pipeline
 from onward.prepare.tabular import TablePreparation
 from onward.runners.serve import plain
-from onward.runners.serve.http import Exchange, timeout_s
+from onward.runners.serve.exchange import Exchange, timeout_s
 from onward.runners.serve.lane import INLINE_BELOW_S, Lane, Outputs, Request, Waiting, answer
 from onward.runners.serve.oip import InferDecoder, InferEncoder, InferRequest, field_specs
 from onward.telemetry import ModelMetrics

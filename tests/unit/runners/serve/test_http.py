@@ -14,7 +14,8 @@ from uvicorn.server import ServerState
 
 from onward.errors import MalformedBody, OnwardError, Overloaded, TooLarge
 from onward.runners.serve import http
-from onward.runners.serve.http import Exchange, FastProtocol, Route
+from onward.runners.serve.exchange import Exchange, Route, timeout_s
+from onward.runners.serve.http import FastProtocol
 
 LIMIT = 1000
 
@@ -486,15 +487,75 @@ async def test_an_idle_connection_is_closed_after_the_keep_alive_time(
 
 @pytest.mark.parametrize(("value", "want"), [(b"250", 0.25), (b"0.5", 0.0005), (b"1e9", 10.0), (b"inf", 10.0)])
 def test_a_callers_time_is_at_most_the_packages_own(value: bytes, want: float) -> None:
-    assert http.timeout_s(value, 10.0) == pytest.approx(want)
+    assert timeout_s(value, 10.0) == pytest.approx(want)
 
 
 @pytest.mark.parametrize("value", [b"0", b"-1", b"nan", b"", b"soon", b"\xff"])
 def test_a_time_that_is_none_is_refused(value: bytes) -> None:
     with pytest.raises(MalformedBody, match="x-onward-timeout-ms"):
-        http.timeout_s(value, 10.0)
+        timeout_s(value, 10.0)
 
 
 def test_the_protocol_has_its_own_table() -> None:
     routes = {b"/a": Route(lambda exchange: None, max_body_bytes=1)}
     assert http.protocol_for(routes).routes is routes and FastProtocol.routes == {}
+
+
+async def test_a_head_seen_before_is_not_parsed_again_and_is_answered_alike(connection: Connection) -> None:
+    first, second = post("/echo?a=1", b"one"), post("/echo?a=1", b"two")
+    connection.protocol.data_received(first)
+    connection.protocol.parser = None  # type: ignore[assignment]
+    connection.protocol.data_received(second)
+    answers = parse(connection.transport.written)
+    assert [(status, body) for status, _, body in answers] == [(200, b"one"), (200, b"two")]
+    assert [exchange.query for exchange in connection.started] == [b"a=1", b"a=1"]
+
+
+@pytest.mark.parametrize("cut", [1, 30, -4, -1])
+async def test_a_head_seen_before_may_still_come_in_pieces(connection: Connection, cut: int) -> None:
+    data = post("/echo", b"body")
+    for piece in (data, data[:cut], data[cut:], data):
+        connection.protocol.data_received(piece)
+    assert [body for _, _, body in parse(connection.transport.written)] == [b"body"] * 3
+
+
+async def test_a_head_seen_before_may_be_followed_by_another_request(connection: Connection) -> None:
+    data = post("/echo", b"body")
+    for piece in (data, data + data, data + data[:20], data[20:], data):
+        connection.protocol.data_received(piece)
+        await settle()
+    assert [body for _, _, body in parse(connection.transport.written)] == [b"body"] * 6
+
+
+async def test_a_head_seen_before_waits_for_the_answer_before_it(connection: Connection) -> None:
+    for _ in range(3):
+        connection.protocol.data_received(post("/wait", b"body"))
+    await settle()
+    assert len(connection.waiting) == 1
+    for _ in range(3):
+        connection.waiting[-1].respond(b"done")
+        await settle()
+    assert [status for status, _, _ in parse(connection.transport.written)] == [200] * 3
+
+
+async def test_a_head_seen_before_finds_what_is_routed_now(connection: Connection) -> None:
+    data = post("/echo", b"body")
+    connection.protocol.data_received(data)
+    routes = cast("dict[bytes, Route]", connection.protocol.routes)
+    routes[b"/echo"] = routes.pop(b"/fail")
+    connection.protocol.data_received(data)
+    assert [status for status, _, _ in parse(connection.transport.written)] == [200, 400]
+
+
+@pytest.mark.parametrize("headers", [("Connection: close",), ("Expect: 100-continue",)])
+async def test_a_head_that_asks_for_more_than_an_answer_is_parsed_every_time(
+    connection: Connection, headers: tuple[str, ...]
+) -> None:
+    connection.protocol.data_received(post("/echo", b"body", *headers))
+    assert not connection.protocol.heads
+
+
+async def test_remembered_heads_are_bounded(connection: Connection) -> None:
+    for number in range(http._MAX_HEADS + 10):
+        connection.protocol.data_received(post("/echo", b"body", f"X-Trace: {number}"))
+    assert len(connection.protocol.heads) <= http._MAX_HEADS

@@ -1,0 +1,207 @@
+"""An inference request and its answer, apart from the bytes of HTTP/1.1 that carry them.
+
+What answers a path is a `Route`; a handler is given an `Exchange` and answers it now or later, exactly once. Knows the
+connection only as something to write to.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+import msgspec
+
+from onward.errors import MalformedBody, OnwardError, Overloaded, TooLarge
+
+if TYPE_CHECKING:
+    from onward.runners.serve.http import FastProtocol
+
+_log = logging.getLogger("onward.serve")
+_STATUS_LINES = {
+    status: f"HTTP/1.1 {status} {HTTPStatus(status).phrase if status != 499 else 'Client Closed Request'}\r\n".encode()
+    for status in (*map(int, HTTPStatus), 499)
+}
+_request_prefix = os.urandom(4).hex().encode()
+_request_numbers = itertools.count(1)
+
+Headers: TypeAlias = Mapping[bytes, bytes]
+"""A request's headers by their lower-case names."""
+Handler: TypeAlias = "Callable[[Exchange], None]"
+
+
+class Route:
+    """What answers the requests for one path, and the largest body it takes. `wants` may leave a request to ASGI."""
+
+    __slots__ = ("handler", "max_body_bytes", "wants")
+
+    def __init__(
+        self, handler: Handler, *, max_body_bytes: int, wants: Callable[[Headers], bool] | None = None
+    ) -> None:
+        self.handler = handler
+        self.max_body_bytes = max_body_bytes
+        self.wants = wants
+
+    def become(self, other: Route) -> None:
+        """Answer as the other route does, from now on."""
+        self.handler, self.max_body_bytes, self.wants = other.handler, other.max_body_bytes, other.wants
+
+
+def new_request_id() -> bytes:
+    """An id unique to this request: a random part for the process and a running number."""
+    return b"%b-%x" % (_request_prefix, next(_request_numbers))
+
+
+def error_body(error: OnwardError, request_id: bytes) -> bytes:
+    """An error as JSON: V2 clients read `error`, everyone may rely on `code`."""
+    body = dict(error.as_dict())
+    message = body.pop("message")
+    return msgspec.json.encode({"error": message} | body | {"request_id": request_id.decode()})
+
+
+def error_headers(error: OnwardError) -> Headers | None:
+    """The headers that go with an error: when to come back, if the queue was full."""
+    if not isinstance(error, Overloaded):
+        return None
+    after_s = error.retry_after_s
+    whole_s = max(1, int(after_s + 0.999))
+    return {b"retry-after": b"%d" % whole_s, b"x-onward-retry-after-ms": b"%d" % max(1, round(after_s * 1000))}
+
+
+class Abandonable(Protocol):
+    """Work that may be given up when its client leaves."""
+
+    def abandon(self) -> None:
+        """Nobody waits for it any more."""
+        ...
+
+
+class _Unused:
+    """uvicorn wakes an ASGI cycle through an event; an exchange has no one to wake."""
+
+    def set(self) -> None:
+        """Nothing waits."""
+
+
+class Exchange:
+    """One request and its answer. Has the attributes of uvicorn's cycle that its protocol looks at."""
+
+    __slots__ = (
+        "arrived_s", "body", "disconnected", "expects_continue", "headers", "keep_alive", "more_body", "oversize",
+        "protocol", "query", "request_id", "response_complete", "route", "started", "work",
+    )  # fmt: skip
+    message_event = _Unused()
+
+    def __init__(self, protocol: FastProtocol, route: Route, headers: Headers, query: bytes, keep_alive: bool) -> None:
+        self.protocol = protocol
+        self.route = route
+        self.headers = headers
+        self.query = query
+        self.keep_alive = keep_alive
+        self.expects_continue = False
+        self.body: bytes | bytearray = b""
+        self.oversize = 0
+        self.more_body = True
+        self.started = False
+        self.response_complete = False
+        self.disconnected = False
+        self.work: Abandonable | None = None
+        self.request_id = new_request_id()
+        self.arrived_s = 0.0
+
+    def receive(self, data: bytes) -> None:
+        """Take a piece of the body."""
+        if self.oversize:
+            return
+        if not self.body:
+            self.body = data
+        else:
+            if isinstance(self.body, bytes):
+                self.body = bytearray(self.body)
+            self.body += data
+        if len(self.body) > self.route.max_body_bytes:
+            self.oversize = len(self.body)
+            self.body = b""
+            if self.protocol.active is self:
+                self.refuse()
+
+    def refuse(self) -> None:
+        """The body is too large: answer now and close, since the rest of it is not going to be kept."""
+        self.keep_alive = False
+        limit = self.route.max_body_bytes
+        self.fail(TooLarge(where="body", expected=f"at most {limit} bytes", found=f"{self.oversize} bytes or more"))
+
+    def start(self) -> None:
+        """The whole body is here and it is this request's turn."""
+        self.started = True
+        self.arrived_s = time.monotonic()
+        try:
+            self.route.handler(self)
+        except OnwardError as error:
+            self.fail(error)
+        except Exception as error:
+            self.crash(error)
+
+    def crash(self, error: Exception) -> None:
+        """Answer that it is our fault; the log says more."""
+        _log.error("request %s failed", self.request_id.decode(), exc_info=error)
+        self.fail(OnwardError("internal error; the server's log has the details under this request id"))
+
+    def respond(self, body: bytes, content_type: bytes = b"application/json", *, status: int = 200,
+                headers: Headers | None = None) -> None:  # fmt: skip
+        """Write the answer; does nothing when the client has gone or has its answer already."""
+        if self.response_complete or self.disconnected:
+            return
+        protocol = self.protocol
+        transport = protocol.transport
+        self.response_complete = True
+        self.work = None
+        if status == 200 and headers is None and self.keep_alive:
+            transport.write(
+                b"HTTP/1.1 200 OK\r\n%bcontent-type: %b\r\ncontent-length: %d\r\nx-request-id: %b\r\n\r\n%b"
+                % (protocol.common_headers(), content_type, len(body), self.request_id, body)
+            )
+            protocol.on_response_complete()
+            return
+        head = [
+            _STATUS_LINES[status],
+            protocol.common_headers(),
+            b"content-type: %b\r\ncontent-length: %d\r\nx-request-id: %b\r\n"
+            % (content_type, len(body), self.request_id),
+        ]
+        for name, value in (headers or {}).items():
+            head.append(b"%b: %b\r\n" % (name, value))
+        head.append(b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n")
+        head.append(body)
+        transport.write(b"".join(head))
+        if self.oversize:
+            protocol.linger()
+        elif not self.keep_alive:
+            transport.close()
+        protocol.on_response_complete()
+
+    def fail(self, error: OnwardError) -> None:
+        """Answer with an error."""
+        self.respond(error_body(error, self.request_id), status=error.status, headers=error_headers(error))
+
+    def abandon(self) -> None:
+        """The client has gone: nothing computed for it any more is of use."""
+        self.disconnected = True
+        if self.work is not None:
+            self.work.abandon()
+            self.work = None
+
+
+def timeout_s(value: bytes, limit_s: float) -> float:
+    """The time a caller gives, from `x-onward-timeout-ms`, at most the package's own. Raises `MalformedBody`."""
+    try:
+        milliseconds = float(value)
+    except ValueError:
+        milliseconds = -1.0
+    if not milliseconds > 0:
+        raise MalformedBody(where="x-onward-timeout-ms", expected="milliseconds above 0", found=value.decode("latin-1"))
+    return min(milliseconds / 1000, limit_s)
