@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 .PHONY: help run gallery test test-all check bench lock clean
 PY := .venv/bin/python
-PIP := $(PY) -m pip install --quiet --disable-pip-version-check
+PIP := $(PY) -m pip install -qq --disable-pip-version-check
 ONCE ?=
 export PYTHONWARNINGS ?=
 
