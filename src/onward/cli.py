@@ -108,10 +108,25 @@ def verify(package: str, as_json: bool) -> None:
 @click.option("--licence", default="", help="Licence of the weights.")
 @click.option("--description", default="", help="What the model does, in a sentence.")
 @click.option(
+    "--reference",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    default=None,
+    help="An .npz file of what the original gave, to compare with: for encoders and state dicts.",
+)
+@click.option(
+    "--labels",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    default=None,
+    help="Names of a state dict's classes, one a line.",
+)
+@click.option(
     "--tolerance", type=click.FloatRange(0, 1e6), default=None, help="How far answers may differ from the original's."
 )
 def pack(source: Path, out: Path, **options: Any) -> None:
-    """Make a package from SOURCE: an ONNX file, or a folder with a manifest. OUT may end in .onward."""
+    """Make a package from SOURCE, a model file or folder. OUT may end in .onward.
+
+    SOURCE is an ONNX file, a folder with a manifest, the folder of a BERT encoder, or an EfficientNet-lite .pth.
+    """
     from onward.runners import local
 
     local.pack(source, out, **options)

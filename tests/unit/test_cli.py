@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import click
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -18,6 +19,11 @@ from hypothesis import strategies as st
 import onward
 from onward import cli
 from onward.testing import scale_graph, tiny_package
+from tests.unit.package.importers.test_encoder import embeddings, texts
+from tests.unit.package.importers.test_encoder import write_folder as write_encoder
+from tests.unit.package.importers.test_vision import photo, torch_names, write_labels, write_weights
+
+__all__ = ["torch_names"]  # a fixture
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "cli.md"
 
@@ -32,6 +38,9 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (changed / "model.onnx").write_bytes(scale_graph(scale=3.0, offset=1.0, features=3))
     (root / "model.onnx").write_bytes(scale_graph(scale=2.0, offset=1.0, features=3))
     (root / "broken.onnx").write_bytes(b"not a graph")
+    (root / "broken.pth").write_bytes(b"not a state dict")
+    (root / "encoder").mkdir()
+    (root / "encoder" / "config.json").write_text('{"model_type": "gpt2"}')
     (root / "file.txt").write_text("text")
     (root / "rows.jsonl").write_text('{"x": [1, 2, 3]}\n\n{"x": [0, 0, 0]}\n')
     (root / "deep.json").write_text("[" * 100_000)
@@ -93,6 +102,11 @@ MISTAKES = [
     (["pack", "model.onnx", "out", "--version", "new"], 64, "not a version"),
     (["pack", "model.onnx", "out", "--tolerance", "-1"], 64, "--tolerance"),
     (["pack", "broken.onnx", "out"], 65, r"\[[A-Z_]+\]"),
+    (["pack", "model.onnx", "out", "--reference", "nowhere.npz"], 64, "--reference"),
+    (["pack", "model.onnx", "out", "--reference", "file.txt"], 64, "takes no reference.*USAGE"),
+    (["pack", "model.onnx", "out", "--labels", "file.txt"], 64, "takes no labels.*USAGE"),
+    (["pack", "encoder", "out"], 65, "UNSUPPORTED_MODEL"),
+    (["pack", "broken.pth", "out"], 65, "REFUSED_TORCH_FILE"),
 ]
 
 
@@ -162,8 +176,38 @@ def test_inspect_and_verify_print_json_into_a_pipe(workplace: Path, capfd: pytes
 def test_a_packed_model_answers(workplace: Path, capfd: pytest.CaptureFixture[str]) -> None:
     code, out, err = call(capfd, workplace, "pack", "model.onnx", "packed", "--name", "double", "--version", "2.0")
     assert (code, json.loads(out)["name"]) == (0, "double"), err
+    assert json.loads(out)["compared"] is True
     code, out, _ = call(capfd, workplace, "run", "packed", '{"x": [1, 2, 3]}')
     assert json.loads(out)["answer"] == {"y": [3.0, 5.0, 7.0]}
+
+
+def test_an_encoder_is_packed_from_its_folder_and_the_output_says_whether_it_was_compared(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_encoder(tmp_path / "encoder")
+    np.savez(tmp_path / "right.npz", texts=np.array(texts()), embeddings=embeddings(texts()))
+    np.savez(tmp_path / "wrong.npz", texts=np.array(texts()), embeddings=embeddings(texts())[::-1])
+    code, out, err = call(capfd, tmp_path, "pack", "encoder", "bare", "--name", "mine", "--version", "1.2")
+    assert (code, json.loads(out)["compared"], json.loads(out)["name"]) == (0, False, "mine"), err
+    code, out, err = call(capfd, tmp_path, "pack", "encoder", "held", "--reference", "right.npz")
+    assert (code, json.loads(out)["compared"], json.loads(out)["rows"]) == (0, True, 64), err
+    code, _, err = call(capfd, tmp_path, "pack", "encoder", "refused", "--reference", "wrong.npz")
+    assert (code, (tmp_path / "refused").exists()) == (65, False)
+    assert "[PARITY]" in err
+    code, out, _ = call(capfd, tmp_path, "run", "held", "the cat sat")
+    assert (code, len(json.loads(out)["answer"]["embedding"])) == (0, 16)
+
+
+def test_weights_are_packed_with_their_labels(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], torch_names: None
+) -> None:
+    write_weights(tmp_path / "net.pth")
+    write_labels(tmp_path / "names.txt")
+    (tmp_path / "photo.png").write_bytes(photo())
+    code, out, err = call(capfd, tmp_path, "pack", "net.pth", "packed", "--labels", "names.txt")
+    assert (code, json.loads(out)["compared"]) == (0, False), err
+    code, out, err = call(capfd, tmp_path, "run", "packed", "photo.png")
+    assert (code, json.loads(out)["answer"]["label"][:6]) == (0, "thing "), err
 
 
 def test_a_fault_of_ours_is_one_line_too(

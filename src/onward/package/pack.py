@@ -11,6 +11,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -22,6 +23,7 @@ from onward.package.assembly import assemble
 from onward.package.examples import Example, write_examples
 from onward.package.importers.draft import Draft
 from onward.package.importers.onnx import draft_of_onnx
+from onward.package.importers.reference import Reference
 from onward.package.manifest import MANIFEST_FILE, NAME_PATTERN, VERSION_PATTERN, dump_manifest
 from onward.package.package import Package, open_package
 from onward.package.parity import compare, compare_labels
@@ -34,6 +36,10 @@ __all__ = ["RunPackage", "assemble", "pack"]
 RunPackage: TypeAlias = Callable[[Path, Sequence[Item]], Sequence[Result]]
 """Opens the package in a folder and answers each item: what `Pipeline` does, given from above."""
 
+STATE_DICT_SUFFIXES = frozenset({".pth", ".pt"})
+CONFIG_FILE = "config.json"
+"""What the folder of a Hugging Face model has and a folder to be packed as it is has not."""
+_KINDS = "an .onnx file, a folder with a manifest, the folder of a BERT encoder, an EfficientNet-lite .pth"
 MAX_EXAMPLES = 5
 MAX_EXAMPLE_VALUES = 500_000
 MAX_PIPELINE_ROWS = 1024
@@ -46,6 +52,8 @@ def pack(
     name: str = "",
     version: str = "1.0.0",
     sample: Any = None,
+    reference: Reference | None = None,
+    labels: Path | None = None,
     tolerance: float | None = None,
     licence: str = "",
     description: str = "",
@@ -53,10 +61,15 @@ def pack(
 ) -> Package:
     """Pack a trained model into the folder `out`, or an archive where `out` ends in `.onward`.
 
-    `source` is an ONNX file, a folder with a manifest, or a scikit-learn or LightGBM estimator; estimators need a
-    `sample` of at least three rows. Every output may differ from the original's by `tolerance` (1e-5 unless given),
-    times the original's size where that is above 1. `run_package` runs the finished package as it will be served,
-    to compare it too. Raises `ParityError` beyond the tolerance, `UsageError` where the call makes no sense,
+    `source` is an ONNX file, a folder with a manifest, the folder of a BERT encoder, an EfficientNet-lite state dict
+    (.pth), or a scikit-learn or LightGBM estimator; estimators need a `sample` of at least three rows. Encoders and
+    state dicts are compared with a `reference`: an .npz file (or its arrays) of what the original gave, on 64 inputs
+    or more; without one they are packed and the lock says `compared = false`. `labels` names a state dict's classes,
+    one a line.
+
+    Every output may differ from the original's by `tolerance` (1e-5 unless given, 1e-4 for the logits of a state
+    dict), times the original's size where that is above 1. `run_package` runs the finished package as it will be
+    served, to compare it too. Raises `ParityError` beyond the tolerance, `UsageError` where the call makes no sense,
     `PackageError` where the model cannot be served, `MissingExtra` where a converter is not installed.
     """
     out = Path(out)
@@ -66,12 +79,14 @@ def pack(
     workplace = Path(tempfile.mkdtemp(prefix=".packing-", dir=out.parent))
     try:
         folder = workplace / "package"
-        if isinstance(source, str | os.PathLike) and Path(source).is_dir():
+        original = _Original(sample=sample, reference=reference, labels=labels, tolerance=tolerance)
+        if isinstance(source, str | os.PathLike) and Path(source).is_dir() and not _is_encoder(Path(source)):
+            original.refuse("a folder with a manifest")
             shutil.copytree(source, folder)
-            assemble(folder)
+            assemble(folder, parity={"compared": False})
         else:
             info = _info(source, name, version, licence, description)
-            draft = _draft(source, info, sample, tolerance)
+            draft = _draft(source, info, original)
             _write(draft, folder)
             assemble(folder, parity=_compare_graph(draft, folder))
             if run_package is not None and draft.items:
@@ -99,15 +114,32 @@ def _name_of(text: str) -> str:
     return (name if name[:1].isalpha() else f"model-{name}")[:64].strip("-_")
 
 
-def _draft(source: Any, info: PackageInfo, sample: Any, tolerance: float | None) -> Draft:
+@dataclass(frozen=True, kw_only=True)
+class _Original:
+    """What the caller gave to compare with and to describe the source by."""
+
+    sample: Any
+    reference: Reference | None
+    labels: Path | None
+    tolerance: float | None
+
+    def refuse(self, kind: str, *taken: str) -> None:
+        """Raise `UsageError` for what this kind of source does not take: silently unused, it would mislead."""
+        for name in ("sample", "reference", "labels"):
+            if name not in taken and getattr(self, name) is not None:
+                expected = " and ".join(taken) or "none of sample, reference and labels"
+                raise UsageError(f"{kind} takes no {name}", where=name, expected=expected)
+
+
+def _is_encoder(folder: Path) -> bool:
+    return (folder / CONFIG_FILE).is_file() and not (folder / MANIFEST_FILE).exists()
+
+
+def _draft(source: Any, info: PackageInfo, original: _Original) -> Draft:
     if isinstance(source, str | os.PathLike):
-        file = Path(source)
-        if not file.is_file():
-            raise UsageError("no such file", where=str(file), expected="an ONNX file, or a folder with a manifest")
-        if file.suffix.lower() != ".onnx":
-            expected = "an .onnx file, a folder with a manifest or, from Python, an estimator"
-            raise UsageError("cannot pack this kind of file", where=str(file), expected=expected)
-        return draft_of_onnx(file, info, sample=sample, tolerance=tolerance)
+        return _draft_of_path(Path(source), info, original)
+    original.refuse("an estimator", "sample")
+    sample, tolerance = original.sample, original.tolerance
     families = [module.split(".")[0] for module in (base.__module__ for base in type(source).__mro__)]
     if sample is None:
         raise UsageError("packing an estimator needs a sample", expected="sample=: rows to compare its answers on")
@@ -119,8 +151,31 @@ def _draft(source: Any, info: PackageInfo, sample: Any, tolerance: float | None)
         from onward.package.importers.sklearn import draft_of_sklearn
 
         return draft_of_sklearn(source, info, sample=sample, tolerance=tolerance)
-    expected = "an ONNX file, a folder with a manifest, or a scikit-learn or LightGBM estimator"
+    expected = f"{_KINDS}, or a scikit-learn or LightGBM estimator"
     raise UsageError("cannot pack this", expected=expected, found=f"{type(source).__module__}.{type(source).__name__}")
+
+
+def _draft_of_path(path: Path, info: PackageInfo, original: _Original) -> Draft:
+    tolerance = original.tolerance
+    if path.is_dir():
+        from onward.package.importers.encoder import draft_of_encoder
+
+        original.refuse("an encoder", "reference")
+        return draft_of_encoder(path, info, reference=original.reference, tolerance=tolerance)
+    if not path.is_file():
+        raise UsageError("no such file", where=str(path), expected=_KINDS)
+    if path.suffix.lower() in STATE_DICT_SUFFIXES:
+        from onward.package.importers.vision import draft_of_vision
+
+        original.refuse("a state dict", "reference", "labels")
+        labels = Path(original.labels) if original.labels is not None else None
+        return draft_of_vision(path, info, labels=labels, reference=original.reference, tolerance=tolerance)
+    if path.suffix.lower() == ".onnx":
+        original.refuse("an ONNX file", "sample")
+        return draft_of_onnx(path, info, sample=original.sample, tolerance=tolerance)
+    raise UsageError(
+        "cannot pack this kind of file", where=str(path), expected=f"{_KINDS} or, from Python, an estimator"
+    )
 
 
 def _write(draft: Draft, folder: Path) -> None:
@@ -175,7 +230,7 @@ def _spread(count: int, most: int) -> list[int]:
 def _compare_graph(draft: Draft, folder: Path) -> Mapping[str, Any]:
     """Compare the packed model with the original on the whole sample; returns the bounds to state in the lock."""
     if not draft.reference:
-        return {}
+        return {"compared": False}
     rows = len(next(iter(draft.reference.values())))
     session = GraphSession(folder / draft.manifest.execute.file)
     step = draft.manifest.batching.max_batch_size
@@ -185,11 +240,14 @@ def _compare_graph(draft: Draft, folder: Path) -> Mapping[str, Any]:
     ]
     packed = {name: np.concatenate([part[name] for part in parts]) for name in draft.reference}
     differences = compare(draft.reference, packed, tolerance=draft.tolerance)
+    origin = {"reference": draft.provenance} if draft.provenance else {}
     return {
+        "compared": True,
         "level": "bounded",
         "rows": rows,
         "tolerance": draft.tolerance,
         "max_difference": differences,
+        **origin,
     }
 
 

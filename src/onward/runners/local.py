@@ -14,6 +14,7 @@ import msgspec
 from onward.errors import InputError, MalformedBody, NotFound, PackageError
 from onward.execute.python import specs_of
 from onward.package.assembly import signature_of_folder
+from onward.package.digest import read_lock
 from onward.package.manifest import MANIFEST_FILE
 from onward.package.pack import pack as pack_source
 from onward.package.package import Package, is_package, open_package
@@ -86,7 +87,11 @@ def verify(package: str, *, as_json: bool) -> None:
 def pack(source: Path, out: Path, **options: Any) -> None:
     """Pack a source and say what came out."""
     package = pack_source(source, out, run_package=run_package, **options)
-    report = {"name": package.id.name, "version": package.id.version, "digest": package.id.digest, "path": str(out)}
+    parity = read_lock(package.folder).parity
+    report = {
+        "name": package.id.name, "version": package.id.version, "digest": package.id.digest, "path": str(out),
+        "compared": bool(parity.get("compared")), "rows": parity.get("rows", 0),
+    }  # fmt: skip
     if sys.stdout.isatty():
         terminal.show_packed(report)
     else:

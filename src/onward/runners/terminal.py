@@ -132,6 +132,10 @@ def show_packed(report: Mapping[str, Any]) -> None:
     """What `onward pack` shows."""
     _console.print(f"[green]packed[/] [bold]{report['name']} {report['version']}[/] → {escape(report['path'])}")
     _console.print(f"[dim]digest[/] {report['digest']}")
+    if report["compared"]:
+        _console.print(f"[dim]compared with the original on {report['rows']} rows[/]")
+    else:
+        _console.print("[yellow]not compared with the original[/]")
 
 
 def _bar(score: float) -> str:

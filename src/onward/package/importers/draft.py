@@ -17,6 +17,7 @@ class Draft:
     `files` are its files by path, as bytes or as the file to copy. `items` are the sample as the package will take
     it, `feeds` the same as the model's tensors (rows first), `reference` the original's outputs on it (rows first)
     and `labels` the original's labels, where it has any. `label_scores` names the output that labels are chosen by.
+    `provenance` says where a reference's numbers come from, where the original did not run here.
     """
 
     manifest: Manifest
@@ -27,3 +28,4 @@ class Draft:
     labels: tuple[str, ...] = ()
     label_scores: str = ""
     tolerance: float = 1e-5
+    provenance: str = ""
