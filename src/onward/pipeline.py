@@ -148,10 +148,9 @@ class Pipeline:
             check_example(example, self(example.input, outputs=asked))
         return len(examples)
 
-    def warm_up(self) -> None:
-        """Run the model once on zeros where the package brings no examples: the first caller should not pay for it."""
-        feeds = {spec.name: _zeros(spec) for spec in self.model.inputs}
-        self.run(feeds, self.default_fetches)
+    def blank(self) -> Prepared:
+        """One row of zeros, for warming up a package that brings no examples (a model may refuse it)."""
+        return Prepared(tensors={spec.name: _zeros(spec) for spec in self.model.inputs})
 
     def close(self) -> None:
         """Free the backends; idempotent. Also a context manager: `with onward.open(path) as pipeline`."""

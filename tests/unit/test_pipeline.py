@@ -124,5 +124,6 @@ def test_a_pipeline_closes_as_a_context_and_twice(folder: Path) -> None:
     opened.close()
 
 
-def test_warm_up_needs_no_examples(folder: Path) -> None:
-    Pipeline(open_package(folder)).warm_up()
+def test_a_blank_item_fits_the_model(folder: Path) -> None:
+    pipeline = Pipeline(open_package(folder))
+    assert len(pipeline.execute([pipeline.blank()], pipeline.default_fetches)) == 1

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from onward.errors import DeadlineExceeded, MalformedBody, OnwardError
+from onward.errors import DeadlineExceeded, ExecutionError, MalformedBody, OnwardError
 from onward.execute.batch import Column, collate
 from onward.pipeline import Pipeline
 from onward.prepare.tabular import TablePreparation
@@ -113,7 +113,7 @@ class ServedModel:
 
     def _table_row(self, table: TablePreparation, content_type: str, body: bytes | bytearray) -> list[float] | None:
         """The short way for a table: JSON straight into a row, unless a policy wants to see the item."""
-        if self.pipeline.policy is not None or table.bounded or not content_type.startswith("application/json"):
+        if self.pipeline.policy is not None or not content_type.startswith("application/json"):
             return None
         return table.decode_row(bytes(body))
 
@@ -308,16 +308,24 @@ class Speed:
         for item in items:
             self.prepare_s = max(self.prepare_s, _best_s(partial(pipeline.prepare, item)))
             prepared.append(pipeline.prepare(item))
-        if not prepared:
-            self.batch_s = 1.0
-            return
-        longest = max(prepared, key=lambda one: one.length).tensors
-        limit = pipeline.manifest.batching.max_batch_size
-        for rows in (1, limit):
-            feeds = pipeline.collate([longest] * rows, [1] * rows, bucket=rows)
-            self.batch_s = _best_s(partial(pipeline.run, feeds, pipeline.default_fetches))
-            if self.batch_s > INLINE_BELOW_S:  # what is slow for one row is slow for many: no need to know how slow
-                return
+        longest = max(prepared, key=lambda one: one.length, default=None)
+        try:
+            self.batch_s = _batch_s(pipeline, longest or pipeline.blank())
+        except ExecutionError:
+            if longest is not None:
+                raise
+            self.batch_s = INLINE_BELOW_S  # zeros are no input for this model: its first callers warm it up
+
+
+def _batch_s(pipeline: Pipeline, item: Prepared) -> float:
+    """A forward pass over a full batch of the item; over one row, where that is slow already."""
+    best_s = 0.0
+    for rows in (1, pipeline.manifest.batching.max_batch_size):
+        feeds = pipeline.collate([item.tensors] * rows, [1] * rows, bucket=rows)
+        best_s = _best_s(partial(pipeline.run, feeds, pipeline.default_fetches))
+        if best_s > INLINE_BELOW_S:
+            break
+    return best_s
 
 
 def _best_s(call: Callable[[], object]) -> float:
