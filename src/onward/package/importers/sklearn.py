@@ -12,6 +12,7 @@ from onward.package.examples import TOLERANCE
 from onward.package.importers.draft import Draft
 from onward.package.importers.extra import need
 from onward.package.importers.frame import Frame, frame_of
+from onward.package.importers.scaling import Scaling, exact_scalers, has_decimals
 from onward.package.importers.tablegraph import GraphOutput, convert, round_thresholds_down, surround
 from onward.package.importers.tabular import MARGINS, PREDICTION, SCORES, Original, draft_of_table
 from onward.package.parity import compare_labels
@@ -37,9 +38,13 @@ def draft_of_sklearn(estimator: Any, info: PackageInfo, *, sample: Any, toleranc
         raise UsageError("the estimator takes text and numbers in one table", expected=expected)
     conversions: list[Callable[[], bytes]] = [
         lambda: _converted(estimator, frame, original),
-        lambda: _converted(estimator, frame, original, scale_exactly=True),
+        lambda: _converted(estimator, frame, original, scaling=Scaling()),
+        lambda: _converted(estimator, frame, original, scaling=Scaling(single=True)),
         lambda: _converted(estimator, frame, original, double=True),
     ]
+    if has_decimals(frame):
+        typed = Scaling(frame=frame, columns=_columns_by_part(estimator))
+        conversions.insert(2, lambda: _converted(estimator, frame, original, scaling=typed))
     return draft_of_table(info, frame, original, conversions, unknown=_unknown(estimator, frame), tolerance=tolerance)
 
 
@@ -75,7 +80,7 @@ def _original(estimator: Any, sample: Any) -> Original:
 
 
 def _converted(
-    estimator: Any, frame: Frame, original: Original, *, double: bool = False, scale_exactly: bool = False
+    estimator: Any, frame: Frame, original: Original, *, double: bool = False, scaling: Scaling | None = None
 ) -> bytes:
     types = need("skl2onnx.common.data_types", _PURPOSE)
     number = types.DoubleTensorType if double else types.FloatTensorType
@@ -90,7 +95,7 @@ def _converted(
         initial = [("every column", types.StringTensorType([None, width]))]
     else:
         initial = [("every column", number([None, width]))]
-    model = _convert(estimator, initial, original, scale_exactly=scale_exactly)
+    model = _convert(estimator, initial, original, scaling)
     if not double:
         round_thresholds_down(model, _boosted_thresholds(estimator))
     source = model.graph.output[1 if original.classes else 0].name
@@ -98,16 +103,14 @@ def _converted(
     return surround(model, frame, [wanted], double=double)
 
 
-def _convert(estimator: Any, initial: list[tuple[str, Any]], original: Original, *, scale_exactly: bool) -> Any:
+def _convert(estimator: Any, initial: list[tuple[str, Any]], original: Original, scaling: Scaling | None) -> Any:
     """Convert with the options that this kind of estimator knows: skl2onnx refuses an option that it does not.
 
-    With `scale_exactly` scalers divide in FP64, as scikit-learn does: a tree after a scaler turns one bit into another
-    branch.
+    With `scaling`, scalers give scikit-learn's numbers to the bit: a tree turns one bit into another branch.
     """
     skl2onnx = need("skl2onnx", _PURPOSE)
     last = list(_parts(estimator))[-1]
     choices: list[dict[int, dict[str, bool]]] = [{}]
-    scaling = {need("sklearn.preprocessing", _PURPOSE).StandardScaler: {"div": "div_cast"}} if scale_exactly else {}
     if original.classes:
         raw = {"raw_scores": True} if original.output == MARGINS else {}
         choices = [{id(estimator): {"zipmap": False} | raw}, {id(last): {"zipmap": False} | raw}, {id(last): raw}, {}]
@@ -117,8 +120,8 @@ def _convert(estimator: Any, initial: list[tuple[str, Any]], original: Original,
                 skl2onnx.convert_sklearn,
                 estimator,
                 initial_types=initial,
-                options={**options, **scaling} or None,
-                custom_conversion_functions=_conversions(),
+                options=options or None,
+                custom_conversion_functions=_conversions() | (exact_scalers(scaling) if scaling else {}),
                 target_opset=TARGET_OPSET,
             )
         except PackageError as error:
@@ -202,6 +205,19 @@ def _trained_categories(estimator: Any) -> dict[str, tuple[str, ...]]:
             for name, categories in zip(columns, getattr(encoder, "categories_", ()), strict=False):
                 if all(isinstance(category, str) for category in categories):
                     found.setdefault(name, tuple(map(str, categories)))
+    return found
+
+
+def _columns_by_part(estimator: Any) -> dict[int, list[str]]:
+    """The columns of each part within a column transformer that takes as many as the transformer hands on, by id."""
+    names = [str(name) for name in getattr(estimator, "feature_names_in_", ())]
+    found: dict[int, list[str]] = {}
+    for part in _parts(estimator):
+        for _, transformer, columns in getattr(part, "transformers_", ()):
+            chosen = _column_names(columns, names)
+            for inner in _parts(transformer):
+                if getattr(inner, "n_features_in_", -1) == len(chosen):
+                    found[id(inner)] = chosen
     return found
 
 

@@ -121,6 +121,42 @@ class TestScikitLearn:
         found = run(package.folder, [[np.nan, 30, 1.0], [2, 40, -5e3]])["probabilities"]
         np.testing.assert_allclose(found, model.predict_proba(unknown), atol=1e-5)
 
+    @pytest.mark.parametrize("scaler", ["StandardScaler", "RobustScaler", "MinMaxScaler", "MaxAbsScaler"])
+    @pytest.mark.parametrize("kind", ["whole numbers", "two decimals", "FP32"])
+    def test_a_forest_behind_a_scaler_takes_the_original_branch_although_values_lie_on_thresholds(
+        self, scaler: str, kind: str, tmp_path: Path
+    ) -> None:
+        from sklearn import ensemble, preprocessing
+        from sklearn.pipeline import make_pipeline
+
+        rows = np.random.default_rng(5).normal(size=(300, 5)) * 20 + 7
+        rows = rows.round(0 if kind == "whole numbers" else 1 if kind == "FP32" else 2)
+        rows = rows.astype(np.float32) if kind == "FP32" else rows
+        classes = np.where(rows[:, 0] + rows[:, 1] * rows[:, 2] / 20 > 10, "yes", "no")
+        forest = ensemble.RandomForestClassifier(20, max_depth=6, random_state=0)
+        model = make_pipeline(getattr(preprocessing, scaler)(), forest).fit(rows, classes)
+        package = pack(model, tmp_path / "out", sample=rows)
+        np.testing.assert_allclose(run(package.folder, rows)["probabilities"], model.predict_proba(rows), atol=1e-5)
+
+    def test_decimals_are_found_within_a_column_transformer_behind_an_imputer(self, tmp_path: Path) -> None:
+        pandas = pytest.importorskip("pandas")
+        from sklearn.compose import ColumnTransformer
+        from sklearn.ensemble import RandomForestClassifier
+        from sklearn.impute import SimpleImputer
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import OneHotEncoder, StandardScaler
+
+        random = np.random.default_rng(3)
+        table = {"income": (random.normal(size=300) * 1000 + 3000).round(2), "city": random.choice(["a", "b"], 300)}
+        frame = pandas.DataFrame({**table, "rate": random.normal(size=300).round(1)})
+        numbers = make_pipeline(SimpleImputer(strategy="median"), StandardScaler())
+        columns = ColumnTransformer([("n", numbers, ["income", "rate"]), ("c", OneHotEncoder(), ["city"])])
+        classes = np.where(frame["income"] * (1 + frame["rate"] / 10) > 3000, "yes", "no")
+        model = make_pipeline(columns, RandomForestClassifier(20, random_state=0)).fit(frame, classes)
+        package = pack(model, tmp_path / "out", sample=frame)
+        matrix = np.stack([frame["income"], frame["city"] == "b", frame["rate"]], axis=1)
+        np.testing.assert_allclose(run(package.folder, matrix)["probabilities"], model.predict_proba(frame), atol=1e-5)
+
     def test_parity_is_refused_naming_output_and_row(self, tmp_path: Path) -> None:
         from sklearn.linear_model import LinearRegression
 
