@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -21,9 +21,8 @@ from gallery.fetch import load_source
 from gallery.reference import inputs as reference
 from gallery.vision.photos import write_photos
 from onward.errors import ParityError
-from onward.package.importers.efficientnet import write_efficientnet_lite
-from onward.package.importers.imagegraphs import append_top_k, write_image_prepare
 from onward.package.importers.torchfile import read_state_dict
+from onward.package.importers.vision import TENSOR, TOLERANCE, TOP_K, write_model, write_prepare
 
 if TYPE_CHECKING:
     import onnx
@@ -41,12 +40,8 @@ DISTINGUISHED = {
     "n03126707": "crane (machine)",
     "n03710721": "maillot (tank suit)",
 }
-#: EfficientNet keeps the centre 224/(224+32) of the short side; lite models scale pixels by (value - 127) / 128.
+#: EfficientNet keeps the centre 224/(224+32) of the short side.
 SHORT_SIDE, CROP = 256, 224
-MEAN, SCALE = 127.0, 1 / 128
-TOP_K = 5
-TENSOR = "input"
-TOLERANCE = 1e-4
 EXAMPLE_TOLERANCE = 2e-3
 
 Progress = Callable[[str, float], None]
@@ -64,9 +59,9 @@ def build(out: Path, *, progress: Progress) -> None:
     progress("fetching the weights", 0.0)
     members = load_source(SOURCE)
     progress("writing the graphs", 0.2)
-    model = model_graph(read_state_dict(members[WEIGHTS]))
+    model = write_model(read_state_dict(members[WEIGHTS]), top_k=TOP_K)
     onnx.save(model, str(out / "model.onnx"))
-    onnx.save(prepare_graph(), str(out / "prepare.onnx"))
+    onnx.save(write_prepare("lite0"), str(out / "prepare.onnx"))
     progress("comparing with the original", 0.4)
     running = session(model)
     compare(running)
@@ -78,19 +73,6 @@ def build(out: Path, *, progress: Progress) -> None:
         shutil.copyfile(HERE / name, out / name)
     shutil.copyfile(members[LICENCE], out / "LICENCE.txt")
     progress("done", 1.0)
-
-
-def model_graph(state_dict: Mapping[str, npt.NDArray[Any]]) -> onnx.ModelProto:
-    """EfficientNet-lite0 from its weights, with softmax and the five best classes behind the logits."""
-    return append_top_k(write_efficientnet_lite(state_dict), top_k=TOP_K)
-
-
-def prepare_graph() -> onnx.ModelProto:
-    """Pixels → `input` FP32 [1, 3, 224, 224]: centre crop, bicubic resize, (value - 127) / 128."""
-    return write_image_prepare(
-        short_side=SHORT_SIDE, crop=CROP, mean=MEAN, scale=SCALE, interpolation="bicubic", geometry="crop-resize",
-        output=TENSOR,
-    )  # fmt: skip
 
 
 def labels() -> list[str]:

@@ -12,6 +12,7 @@ import pytest
 pytest.importorskip("onnx", reason="the gallery builds need the extra `pack`")
 
 from gallery.embed import build as embed
+from onward.errors import ParityError
 from onward.package.assembly import assemble
 from onward.pipeline import Pipeline
 
@@ -70,5 +71,5 @@ def test_the_tokenizer_carries_no_padding_or_truncation_of_its_own(pipeline: Pip
 def test_a_difference_from_the_reference_stops_the_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     texts, wanted = embed.reference()
     monkeypatch.setattr(embed, "reference", lambda: (texts, np.roll(wanted, 1, axis=0)))
-    with pytest.raises(embed.ParityError):
+    with pytest.raises(ParityError):
         embed.build(tmp_path, progress=lambda step, share: None)

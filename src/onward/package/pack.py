@@ -31,7 +31,7 @@ from onward.package.records import PackageInfo
 from onward.package.tensors import GraphSession
 from onward.types import NUMPY_OF_DATATYPE, Array, Item, Result
 
-__all__ = ["RunPackage", "assemble", "pack"]
+__all__ = ["RunPackage", "assemble", "compare_graph", "pack"]
 
 RunPackage: TypeAlias = Callable[[Path, Sequence[Item]], Sequence[Result]]
 """Opens the package in a folder and answers each item: what `Pipeline` does, given from above."""
@@ -88,7 +88,7 @@ def pack(
             info = _info(source, name, version, licence, description)
             draft = _draft(source, info, original)
             _write(draft, folder)
-            assemble(folder, parity=_compare_graph(draft, folder))
+            assemble(folder, parity=compare_graph(draft, folder))
             if run_package is not None and draft.items:
                 _compare_package(draft, run_package, folder)
         return _settle(folder, out)
@@ -227,8 +227,11 @@ def _spread(count: int, most: int) -> list[int]:
     return sorted({int(row) for row in np.linspace(0, count - 1, min(count, most))}) if count else []
 
 
-def _compare_graph(draft: Draft, folder: Path) -> Mapping[str, Any]:
-    """Compare the packed model with the original on the whole sample; returns the bounds to state in the lock."""
+def compare_graph(draft: Draft, folder: Path) -> Mapping[str, Any]:
+    """Compare the draft's model, written into `folder`, with the original on the whole sample.
+
+    Returns what to state in the lock: whether there was anything to compare with, and the bounds. Raises `ParityError`.
+    """
     if not draft.reference:
         return {"compared": False}
     rows = len(next(iter(draft.reference.values())))
