@@ -121,7 +121,12 @@ def test_a_package_is_shown_without_python_in_it(screen: io.StringIO) -> None:
 
 def test_reports_name_the_package(screen: io.StringIO) -> None:
     terminal.show_verified({"name": "p", "version": "1", "examples": 3, "seconds": 0.1, "digest": "d" * 64})
-    terminal.show_packed({"name": "p", "version": "1", "path": "out", "digest": "d" * 64})
+    packed = {"name": "p", "version": "1", "path": "out", "digest": "d" * 64}
+    terminal.show_packed(packed | {"compared": True, "rows": 64})
+    assert "compared with the original on 64 rows" in screen.getvalue()
+    assert "not compared" not in screen.getvalue()
+    terminal.show_packed(packed | {"compared": False, "rows": 0})
+    assert "not compared with the original" in screen.getvalue()
     shown = screen.getvalue()
     assert "verified p 1" in shown
     assert "3 golden examples" in shown
