@@ -25,6 +25,7 @@ LENGTH_BUCKETS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024,
 _NEVER_S = float("inf")
 # Share of the newest batch in the moving average of seconds a row.
 _SMOOTHING = 0.2
+_PURGE_FROM = 64
 
 
 class State(enum.Enum):
@@ -89,6 +90,7 @@ class Scheduler:
         self.running = 0
         self._queues: dict[Hashable, deque[Work]] = {}
         self._expired: list[Work] = []
+        self._cancelled = 0
         self._seconds_per_row = 0.0
 
     def add(self, work: Work, now_s: float) -> None:
@@ -122,6 +124,9 @@ class Scheduler:
             return False
         work.state = State.CANCELLED
         self.queued_rows -= work.rows
+        self._cancelled += 1
+        if self._cancelled > max(self.queued_rows, _PURGE_FROM):
+            self._purge()
         return True
 
     def next_batch(self, now_s: float) -> Batch | None:
@@ -208,6 +213,16 @@ class Scheduler:
             self._expired.append(work)
             return True
         return False
+
+    def _purge(self) -> None:
+        """Let go of cancelled work: behind a long batch, clients that come and leave must not fill the memory."""
+        self._cancelled = 0
+        for key, queue in list(self._queues.items()):
+            live = deque(work for work in queue if work.state is not State.CANCELLED)
+            if live:
+                self._queues[key] = live
+            else:
+                del self._queues[key]
 
     def _full_queue(self, now_s: float) -> deque[Work] | None:
         """Of the queues whose live work fills a batch, so that waiting gains nothing, the one with the oldest head."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Hashable
 
 import pytest
@@ -360,3 +361,26 @@ def test_sizes_below_one_are_refused(wrong: str) -> None:
     sizes = {"max_batch_size": 1, "instances": 1, "max_queue_rows": 1, wrong: 0}
     with pytest.raises(ValueError, match="at least 1"):
         Scheduler(**sizes)  # type: ignore[arg-type]
+
+
+class Followed(Work):
+    """Work that can be referred to weakly."""
+
+
+def test_works_whose_callers_left_do_not_pile_up_behind_a_long_batch() -> None:
+    scheduler = scheduler_with([Work()], max_queue_rows=100)
+    running = scheduler.next_batch(0.0)
+    waits = [Work(key=number % 3) for number in range(10)]
+    for work in waits:
+        scheduler.add(work, 1.0)
+    gone = []
+    for _ in range(5000):
+        work = Followed(key="a", length=7)
+        scheduler.add(work, 2.0)
+        assert scheduler.cancel(work)
+        gone.append(weakref.ref(work))
+        del work
+    assert sum(one() is not None for one in gone) <= 100
+    assert running is not None
+    scheduler.done(running, 3.0)
+    assert sorted(map(len, drain(scheduler, 3.0))) == [3, 3, 4] and scheduler.idle

@@ -210,6 +210,10 @@ class FastProtocol(HttpToolsProtocol):
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
+        if self._lingering:  # our half is closed: what waits behind the last answer cannot get one
+            self.pipeline.clear()
+            self.active = None
+            return
         if self.pipeline:
             cycle, app = self.pipeline.pop()
             if not self.pipeline:  # its body may be still to come; before that, more would only pile up

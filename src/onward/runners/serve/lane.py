@@ -11,20 +11,63 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
-from onward.errors import Cancelled, DeadlineExceeded, ExecutionError, OnwardError, Unavailable
+from onward.errors import Cancelled, DeadlineExceeded, ExecutionError, OnwardError, Overloaded, TooLarge, Unavailable
 from onward.execute.batch import Column
 from onward.execute.scheduler import Batch, Scheduler, State, Work
 from onward.pipeline import Pipeline
 from onward.telemetry import ModelMetrics
-from onward.types import Array
+from onward.types import Array, Item, Prepared
 
 _log = logging.getLogger("onward.serve")
 # A hand-over to a thread and back costs about a tenth of this under load, and the GIL's hand-over more.
 INLINE_BELOW_S = 200e-6
 _EXPIRY_TICK_S = 0.02
+_MEASURED_RUNS = 5
+_MAX_PREPARING_BYTES = 256 << 20
+
+
+class Speed:
+    """What warm-up measured, in seconds: a forward pass (of a full batch, where that is quick) and one preparation."""
+
+    def __init__(self, pipeline: Pipeline, items: Sequence[Item]) -> None:
+        prepared: list[Prepared] = []
+        self.prepare_s = 0.0 if items else INLINE_BELOW_S
+        for item in items:
+            self.prepare_s = max(self.prepare_s, _best_s(partial(pipeline.prepare, item)))
+            prepared.append(pipeline.prepare(item))
+        longest = max(prepared, key=lambda one: one.length, default=None)
+        try:
+            self.batch_s = _batch_s(pipeline, longest or pipeline.blank())
+        except ExecutionError:
+            if longest is not None:
+                raise
+            self.batch_s = INLINE_BELOW_S  # zeros are no input for this model: its first callers warm it up
+
+
+def _batch_s(pipeline: Pipeline, item: Prepared) -> float:
+    """A forward pass over a full batch of the item; over one row, where that is slow already."""
+    best_s = 0.0
+    for rows in (1, pipeline.manifest.batching.max_batch_size):
+        feeds = pipeline.collate([item.tensors] * rows, [1] * rows, bucket=rows)
+        best_s = _best_s(partial(pipeline.run, feeds, pipeline.default_fetches))
+        if best_s > INLINE_BELOW_S:
+            break
+    return best_s
+
+
+def _best_s(call: Callable[[], object]) -> float:
+    best = float("inf")
+    for _ in range(_MEASURED_RUNS):
+        started = time.perf_counter()
+        call()
+        best = min(best, time.perf_counter() - started)
+        if best > 10 * INLINE_BELOW_S:
+            break
+    return best
 
 
 class Outputs:
@@ -82,6 +125,19 @@ class Request(Work):
         """There will be no answer."""
         raise AssertionError("a request must say what to do with an error")
 
+    def crash(self, error: Exception) -> None:
+        """Its answer could not be given, by a fault of ours: nobody else's may be lost with it."""
+        _log.error("an answer failed", exc_info=error)
+        self.reject(ExecutionError(type(error).__name__))
+
+    def is_wanted(self) -> bool:
+        """Whether somebody still waits for the outcome."""
+        return True
+
+    def forget(self) -> None:
+        """It will never be computed: let go of its tensors, though the queue may hold it a while."""
+        self.columns = {}
+
 
 class Lane:
     """Queue, batches and instances of one model version. All methods are called on the event loop."""
@@ -101,14 +157,30 @@ class Lane:
         self._work: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         if not inline:
-            for index in range(manifest.execute.instances):
-                name = f"onward-{manifest.package.name}-{index}"
-                thread = threading.Thread(target=self._run_instance, name=name, daemon=True)
-                thread.start()
-                self._threads.append(thread)
+            for _ in range(manifest.execute.instances):
+                self._start_thread()
         self._drive_scheduled = False
         self._timer: asyncio.TimerHandle | None = None
         self._closing = False
+        self.preparing_rows = 0
+        self._preparing_bytes = 0
+
+    def admit(self, rows: int, size: int) -> None:
+        """Count rows, and the bytes they came in, into preparation; with negative numbers, out of it.
+
+        What waits to be prepared will wait in the queue, and counts against its limit. Raises `Overloaded` (or
+        `TooLarge`).
+        """
+        limit = self.scheduler.max_queue_rows
+        if rows > limit:
+            raise TooLarge(expected=f"at most {limit} rows", found=f"{rows} rows")
+        if rows > 0:
+            waiting = self.preparing_rows + self.scheduler.queued_rows
+            full = self.preparing_rows and self._preparing_bytes + size > _MAX_PREPARING_BYTES
+            if full or waiting + rows > limit:
+                raise Overloaded(f"{waiting} rows are waiting", retry_after_s=self.scheduler.retry_after_s())
+        self.preparing_rows += rows
+        self._preparing_bytes += size
 
     def submit(self, request: Request, now_s: float) -> None:
         """Queue the request. Raises `Overloaded`, `TooLarge` or `Unavailable`; then nothing more is called."""
@@ -123,6 +195,7 @@ class Lane:
         """The caller left: what is not running yet is never computed."""
         if self.scheduler.cancel(request):
             self._metrics.drop("cancelled")
+            request.forget()
 
     async def drain(self) -> None:
         """Take nothing more, finish what is queued, then free the instances."""
@@ -134,6 +207,12 @@ class Lane:
         if self._timer is not None:
             self._timer.cancel()
 
+    def _start_thread(self) -> None:
+        name = f"onward-{self._pipeline.manifest.package.name}-{len(self._threads)}"
+        thread = threading.Thread(target=self._run_instance, name=name, daemon=True)
+        thread.start()
+        self._threads.append(thread)
+
     def _drive(self) -> None:
         """Start what can start now. One inline batch a turn, so that the loop reads the requests of the next one."""
         self._drive_scheduled = False
@@ -141,8 +220,15 @@ class Lane:
         now = time.monotonic()
         if self.inline:
             batch = scheduler.next_batch(now)
-            if batch is not None:
+            if batch is None:
+                pass
+            elif batch.rows <= scheduler.max_batch_size:
                 self._finish(batch, *self._run(batch))
+            else:
+                # Warm-up measured full batches: a larger request could hold the loop for long.
+                if not self._threads:
+                    self._start_thread()
+                self._work.put(batch)
         else:
             while (batch := scheduler.next_batch(now)) is not None:
                 self._work.put(batch)
@@ -156,7 +242,7 @@ class Lane:
         if not self.scheduler.queued_rows:
             return
         wake_s = self.scheduler.wake_s()
-        if self.inline and wake_s is None:
+        if self.inline and wake_s is None and not self.scheduler.running:
             if not self._drive_scheduled:
                 self._drive_scheduled = True
                 self._loop.call_soon(self._drive)
@@ -176,7 +262,9 @@ class Lane:
         try:
             feeds = self._pipeline.collate([work.columns for work in works], [work.rows for work in works],
                                            bucket=batch.bucket)  # fmt: skip
-            outcome: Outputs | OnwardError = Outputs(fetches, self._pipeline.run(feeds, fetches))
+            arrays = self._pipeline.run(feeds, fetches)
+            _check_rows(fetches, arrays, batch.bucket)
+            outcome: Outputs | OnwardError = Outputs(fetches, arrays)
         except OnwardError as error:
             outcome = error
         except Exception as error:  # a bug of ours must not take the lane down with it
@@ -212,7 +300,10 @@ class Lane:
         metrics.rows += batch.rows
         start = 0
         for work in works:
-            work.resolve(outcome, start)
+            try:
+                work.resolve(outcome, start)
+            except Exception as error:
+                work.crash(error)
             start += work.rows
 
     def _finish_failed(self, works: Sequence[Request], error: OnwardError) -> None:
@@ -222,7 +313,15 @@ class Lane:
         # One request's values may have failed the whole batch (a graph that checks its input): nobody else should
         # suffer for it, and a second failure is then each one's own.
         for work in works:
-            alone = self.scheduler.alone(work, time.monotonic())
+            now = time.monotonic()
+            if not work.is_wanted():
+                self._metrics.drop("cancelled")
+                continue
+            if work.deadline_s <= now:
+                self._metrics.drop("expired")
+                work.reject(DeadlineExceeded())
+                continue
+            alone = self.scheduler.alone(work, now)
             if self.inline:
                 self._finish(alone, *self._run(alone))
             else:
@@ -233,6 +332,13 @@ class Lane:
             self._metrics.drop("expired")
             if isinstance(work, Request):
                 work.reject(DeadlineExceeded())
+
+
+def _check_rows(names: Sequence[str], arrays: Sequence[Array], rows: int) -> None:
+    """Every output has the batch's rows: else one request would be given the rows of another."""
+    for name, array in zip(names, arrays, strict=True):
+        if array.shape[:1] != (rows,):
+            raise ExecutionError(where=name, expected=f"{rows} rows as in the input", found=f"shape {array.shape}")
 
 
 class Waiting(Request):
@@ -251,6 +357,10 @@ class Waiting(Request):
         """Hand the error over."""
         if not self.future.done():
             self.future.set_exception(error)
+
+    def is_wanted(self) -> bool:
+        """Whether the future is still waited for."""
+        return not self.future.done()
 
 
 async def answer(lane: Lane, request: Waiting) -> dict[str, Array]:

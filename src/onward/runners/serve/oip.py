@@ -153,6 +153,8 @@ class InferDecoder:
         for name in outputs:
             if name not in self._outputs:
                 raise UnknownOutput(where=name, expected=f"one of {', '.join(sorted(self._outputs))}", found=repr(name))
+        if len(outputs) != len(set(outputs)):
+            raise UnknownOutput(where="outputs", expected="each output once", found=f"{len(outputs)} outputs")
         return InferRequest(
             id=request.id, columns=columns, rows=rows or 0, outputs=outputs, binary=_binary_outputs(request),
             of_fields=of_fields,

@@ -14,18 +14,27 @@ from typing import Any
 
 import msgspec
 
-from onward.errors import DeadlineExceeded, ExecutionError, MalformedBody, OnwardError
+from onward.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    MalformedBody,
+    OnwardError,
+    WrongShape,
+)
 from onward.execute.batch import Column, collate
 from onward.pipeline import Pipeline
 from onward.prepare.tabular import TablePreparation
 from onward.runners.serve import plain
 from onward.runners.serve.exchange import Exchange, timeout_s
-from onward.runners.serve.lane import INLINE_BELOW_S, Lane, Outputs, Request, Waiting, answer
+from onward.runners.serve.lane import INLINE_BELOW_S, Lane, Outputs, Request, Speed, Waiting, answer
 from onward.runners.serve.oip import InferDecoder, InferEncoder, InferRequest, field_specs
 from onward.telemetry import ModelMetrics
 from onward.types import Array, Field, Item, Prepared, Result
 
-_MEASURED_RUNS = 5
+__all__ = ["ServedModel", "Speed"]
+
+# Bodies up to this size are like the examples that preparation was measured with.
+_PREPARE_INLINE_BYTES = 16 << 10
 _encode = msgspec.json.Encoder().encode
 
 
@@ -38,21 +47,22 @@ class ServedModel:
         self.id = pipeline.package.id
         self.signature = pipeline.signature
         self.metrics = ModelMetrics(self.id.name, self.id.version)
-        # What a package's own source takes may depend on the input: it never runs on the loop.
-        inline = manifest.execute.backend == "onnx" and speed.batch_s < INLINE_BELOW_S
-        self.lane = Lane(pipeline, self.metrics, inline=inline)
-        self.speed = speed
-        self._pool = pool
-        self._preparing = 0
-        self._prepare_inline = speed.prepare_s < INLINE_BELOW_S
-        self._deadline_s = manifest.limits.deadline_ms / 1000
-        self._max_rows = manifest.limits.rows
         outputs = self.signature.tensor_outputs
         names = [field.name for field in self.signature.outputs if field.name in {spec.name for spec in outputs}]
         self.decoder = InferDecoder(
-            self.signature.tensor_inputs, field_specs(self.signature.inputs), names, max_rows=self._max_rows
+            self.signature.tensor_inputs, field_specs(self.signature.inputs), names, max_rows=manifest.limits.rows
         )
         self.encoder = InferEncoder(self.id.name, self.id.version, outputs)
+        # What a package's own source or a tensor of free size takes depends on the input: it never runs on the loop.
+        steady = manifest.execute.backend == "onnx" and self.decoder.fixed_shapes
+        inline = steady and speed.batch_s < INLINE_BELOW_S
+        self.lane = Lane(pipeline, self.metrics, inline=inline)
+        self.speed = speed
+        self._pool = pool
+        media = any(field.content in ("image", "audio") for field in self.signature.inputs)
+        self._prepare_inline = speed.prepare_s < INLINE_BELOW_S and not media
+        self._deadline_s = manifest.limits.deadline_ms / 1000
+        self._max_rows = manifest.limits.rows
         self._answer_tail = b',"package":%b,"version":%b,"request_id":"' % (
             _encode(self.id.name), _encode(self.id.version),
         )  # fmt: skip
@@ -68,7 +78,7 @@ class ServedModel:
             deadline_s = self._deadline(exchange)
             if request.of_fields:
                 then = partial(self._queue_infer, exchange, request, fetches, deadline_s)
-                self._prepare(exchange, _items(request, self.signature.inputs), then)
+                self._prepare(exchange, _items(request, self.signature.inputs), deadline_s, then)
             else:
                 self._queue_infer(exchange, request, fetches, deadline_s, request.columns, 0)
         except OnwardError as error:
@@ -106,7 +116,8 @@ class ServedModel:
                 return
             items, many = plain.read_items(content_type, exchange.body, self.signature.inputs, max_rows=self._max_rows)
             call = plain.Call(items=items, many=many, outputs=outputs)
-            self._prepare(exchange, items, partial(self._queue_plain, exchange, call, len(items), fetches, deadline_s))
+            then = partial(self._queue_plain, exchange, call, len(items), fetches, deadline_s)
+            self._prepare(exchange, items, deadline_s, then)
         except OnwardError as error:
             self.metrics.fail(error.code)
             raise
@@ -144,14 +155,15 @@ class ServedModel:
     async def answer(self, items: Sequence[Item], outputs: Sequence[str] = ()) -> list[Result]:
         """Answer items from a coroutine (the ASGI routes), through the same queue."""
         fetches = self.pipeline.fetches(outputs)
-        loop = asyncio.get_running_loop()
-        self._preparing += 1
-        try:
-            columns, length = await loop.run_in_executor(self._pool, self._prepare_columns, items)
-        finally:
-            self._preparing -= 1
-        key, length = self._key(columns, fetches, length)
         deadline_s = time.monotonic() + self._deadline_s
+        loop = asyncio.get_running_loop()
+        size = sum(len(value) for item in items for value in item.values() if isinstance(value, bytes))
+        self.lane.admit(len(items), size)
+        try:
+            columns, length = await loop.run_in_executor(self._pool, self._prepare_in_time, items, deadline_s, None)
+        finally:
+            self.lane.admit(-len(items), -size)
+        key, length = self._key(columns, fetches, length)
         tensors = await answer(self.lane, Waiting(columns, fetches, len(items), length, key, deadline_s))
         return [
             self.pipeline.finish(item, {name: rows[index : index + 1] for name, rows in tensors.items()}, outputs)
@@ -174,20 +186,27 @@ class ServedModel:
         self.lane.submit(work, exchange.arrived_s)
 
     def _prepare(
-        self, exchange: Exchange, items: Sequence[Item], then: Callable[[Mapping[str, Column], int], None]
-    ) -> None:
+        self, exchange: Exchange, items: Sequence[Item], deadline_s: float,
+        then: Callable[[Mapping[str, Column], int], None],
+    ) -> None:  # fmt: skip
         """Prepare items here when that is quick, else on the pool, and go on with their columns on the loop."""
-        if self._prepare_inline and len(items) == 1:
+        rows, size = len(items), len(exchange.body)
+        if self._prepare_inline and rows == 1 and size <= _PREPARE_INLINE_BYTES:
             then(*self._prepare_columns(items))
             return
+        self.lane.admit(rows, size)
         loop = asyncio.get_running_loop()
-        self._preparing += 1
-        future = loop.run_in_executor(self._pool, self._prepare_columns, items)
+        future = loop.run_in_executor(self._pool, self._prepare_in_time, items, deadline_s, exchange)
 
         def done(future: asyncio.Future[tuple[dict[str, Array], int]]) -> None:
-            self._preparing -= 1
+            self.lane.admit(-rows, -size)
             try:
                 then(*future.result())
+            except Cancelled:
+                self.metrics.drop("cancelled")
+            except DeadlineExceeded as error:
+                self.metrics.drop("expired")
+                exchange.fail(error)
             except OnwardError as error:
                 self.metrics.fail(error.code)
                 exchange.fail(error)
@@ -195,6 +214,16 @@ class ServedModel:
                 exchange.crash(error)
 
         future.add_done_callback(done)
+
+    def _prepare_in_time(
+        self, items: Sequence[Item], deadline_s: float, exchange: Exchange | None
+    ) -> tuple[dict[str, Array], int]:
+        """Prepare on the pool, unless nobody waits any more by the time that it is these items' turn."""
+        if exchange is not None and exchange.disconnected:
+            raise Cancelled
+        if time.monotonic() >= deadline_s:
+            raise DeadlineExceeded
+        return self._prepare_columns(items)
 
     def _prepare_columns(self, items: Sequence[Item]) -> tuple[dict[str, Array], int]:
         prepared: list[Prepared] = []
@@ -221,11 +250,18 @@ class ServedModel:
         pad = self.pipeline.manifest.batching.pad
         arrays = {name: column for name, column in columns.items() if not isinstance(column, list)}
         shapes = tuple(array.shape[1:] for name, array in arrays.items() if name not in pad)
-        return (fetches, shapes), length or max((arrays[name].shape[1] for name in pad), default=0)
+        longest = 0
+        for name in pad:  # tensors of one sequence: a shorter one would be filled up only where a batch-mate is longer
+            found = arrays[name].shape[1]
+            if found < 1 or (longest and found != longest):
+                expected = f"{longest} as in the other padded tensors" if longest else "at least 1"
+                raise WrongShape(where=name, expected=f"length {expected}", found=f"length {found}")
+            longest = found
+        return (fetches, shapes), length or longest
 
     async def close(self) -> None:
         """Finish what is being prepared and what is queued, then free the backends."""
-        while self._preparing:
+        while self.lane.preparing_rows:
             await asyncio.sleep(0.005)
         await self.lane.drain()
         await asyncio.get_running_loop().run_in_executor(self._pool, self.pipeline.close)
@@ -245,6 +281,20 @@ class _Answering(Request):
             self.served.metrics.fail(error.code)
         self.exchange.fail(error)
 
+    def crash(self, error: Exception) -> None:
+        """Answer that it is our fault."""
+        self.served.metrics.fail(OnwardError.code)
+        self.exchange.crash(error)
+
+    def is_wanted(self) -> bool:
+        """Whether the client is still there."""
+        return not self.exchange.disconnected
+
+    def forget(self) -> None:
+        """Let go of the body, too."""
+        self.columns = {}
+        self.exchange.body = b""
+
     def abandon(self) -> None:
         """The client left."""
         self.served.lane.cancel(self)
@@ -256,6 +306,11 @@ class _Infer(_Answering):
     __slots__ = ("request",)
 
     request: InferRequest
+
+    def forget(self) -> None:
+        """Let go of the decoded request, too."""
+        super().forget()
+        del self.request
 
     def resolve(self, outputs: Outputs, start: int) -> None:
         """Answer with the rows, in the form that was asked for."""
@@ -288,6 +343,11 @@ class _Plain(_Answering):
 
     call: plain.Call
 
+    def forget(self) -> None:
+        """Let go of the items, too."""
+        super().forget()
+        del self.call
+
     def resolve(self, outputs: Outputs, start: int) -> None:
         """Answer with what a person reads."""
         try:
@@ -297,46 +357,6 @@ class _Plain(_Answering):
         else:
             self.exchange.respond(body)
             self.served.metrics.request_s.observe(time.monotonic() - self.exchange.arrived_s)
-
-
-class Speed:
-    """What warm-up measured, in seconds: a forward pass (of a full batch, where that is quick) and one preparation."""
-
-    def __init__(self, pipeline: Pipeline, items: Sequence[Item]) -> None:
-        prepared: list[Prepared] = []
-        self.prepare_s = 0.0
-        for item in items:
-            self.prepare_s = max(self.prepare_s, _best_s(partial(pipeline.prepare, item)))
-            prepared.append(pipeline.prepare(item))
-        longest = max(prepared, key=lambda one: one.length, default=None)
-        try:
-            self.batch_s = _batch_s(pipeline, longest or pipeline.blank())
-        except ExecutionError:
-            if longest is not None:
-                raise
-            self.batch_s = INLINE_BELOW_S  # zeros are no input for this model: its first callers warm it up
-
-
-def _batch_s(pipeline: Pipeline, item: Prepared) -> float:
-    """A forward pass over a full batch of the item; over one row, where that is slow already."""
-    best_s = 0.0
-    for rows in (1, pipeline.manifest.batching.max_batch_size):
-        feeds = pipeline.collate([item.tensors] * rows, [1] * rows, bucket=rows)
-        best_s = _best_s(partial(pipeline.run, feeds, pipeline.default_fetches))
-        if best_s > INLINE_BELOW_S:
-            break
-    return best_s
-
-
-def _best_s(call: Callable[[], object]) -> float:
-    best = float("inf")
-    for _ in range(_MEASURED_RUNS):
-        started = time.perf_counter()
-        call()
-        best = min(best, time.perf_counter() - started)
-        if best > 10 * INLINE_BELOW_S:
-            break
-    return best
 
 
 def _items(request: InferRequest, fields: Sequence[Field]) -> list[Item]:

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import numpy as np
 import pytest
 import uvicorn
+from onnx import TensorProto, helper
 from uvicorn.server import ServerState
 
+from onward.errors import Cancelled, DeadlineExceeded
 from onward.package.repository import Repository
 from onward.runners.serve.app import make_app
+from onward.runners.serve.exchange import Exchange, Route
 from onward.runners.serve.http import protocol_for
 from onward.runners.serve.models import Models
+from tests import packages
 from tests.packages import echo_package, mlp_package, padded_package, reader_package
 from tests.unit.runners.serve.test_http import Transport, parse
 
@@ -163,3 +168,75 @@ async def test_a_server_that_stops_accepting_is_not_ready_but_answers(models: Mo
     assert not models.ready
     status, _, _ = await on_the_fast_path(models, MLP, v2(), {})
     assert status == 200
+
+
+def pair_package(folder: Path) -> Path:
+    """Two tensors of one sequence, `ids` and `mask`, padded both; answers the sum of the ids."""
+    value, field = packages.value, packages.field_toml
+    made = packages.graph(
+        [helper.make_node("ReduceSum", ["ids", "axis"], ["total"], keepdims=0),
+         helper.make_node("ReduceMax", ["mask", "axis"], ["most"], keepdims=0)],
+        [value(name, TensorProto.INT64, ["n", name]) for name in ("ids", "mask")],
+        [value(name, TensorProto.INT64, ["n"]) for name in ("total", "most")], {"axis": np.array([1], np.int64)},
+    )  # fmt: skip
+    fields = [field("input", name, "INT64", (-1,)) for name in ("ids", "mask")]
+    fields += [field("output", name, "INT64", ()) for name in ("total", "most")]
+    text = packages.manifest("pair", fields, more="[batching]\npad = { ids = 0, mask = 0 }\n")
+    return packages.write(folder, text, {"model.onnx": made})
+
+
+def tensors(*named: tuple[str, int]) -> bytes:
+    inputs = [{"name": name, "shape": [1, n], "datatype": "INT64", "data": [1] * n} for name, n in named]
+    return json.dumps({"inputs": inputs}).encode()
+
+
+async def test_a_padded_tensor_of_no_length_is_a_wrong_shape(models: Models) -> None:
+    status, _, body = await on_the_fast_path(models, "/v2/models/padded/infer", tensors(("ids", 0)), {})
+    told = json.loads(body)
+    assert (status, told["code"], told["field"]) == (400, "WRONG_SHAPE", "ids")
+    assert told["expected"] == "length at least 1" and told["found"] == "length 0"
+
+
+async def test_padded_tensors_that_disagree_in_length_are_a_wrong_shape_whoever_shares_the_batch(
+    tmp_path: Path,
+) -> None:
+    pair_package(tmp_path / "pair" / "1.0.0")
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        models = Models(Repository(tmp_path), pool)
+        await models.scan()
+        path = "/v2/models/pair/infer"
+        assert (await on_the_fast_path(models, path, tensors(("ids", 5), ("mask", 5)), {}))[0] == 200
+        status, _, body = await on_the_fast_path(models, path, tensors(("ids", 5), ("mask", 7)), {})
+        told = json.loads(body)
+        assert (status, told["code"], told["field"]) == (400, "WRONG_SHAPE", "mask")
+        assert "length 5" in told["expected"] and told["found"] == "length 7"
+        await models.close()
+
+
+async def test_preparation_of_what_nobody_waits_for_is_skipped(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    served = models.get("reader")
+    prepared: list[Any] = []
+    monkeypatch.setattr(served, "_prepare_columns", lambda items: prepared.append(items))
+    gone = Exchange(cast(Any, None), Route(served.handle_plain, max_body_bytes=10), {}, b"", True)
+    gone.disconnected = True
+    later = time.monotonic() + 10
+    with pytest.raises(Cancelled):
+        served._prepare_in_time([{}], later, gone)
+    gone.disconnected = False
+    with pytest.raises(DeadlineExceeded):
+        served._prepare_in_time([{}], time.monotonic() - 0.001, gone)
+    assert not prepared
+    served._prepare_in_time([{}], later, gone)
+    assert prepared == [[{}]]
+
+
+async def test_preparation_is_refused_where_the_queue_is_full_of_it(models: Models) -> None:
+    served = models.get("reader")
+    limit = served.pipeline.manifest.limits.queue_rows
+    served.lane.admit(limit, 0)
+    texts = json.dumps([{"text": "a"}, {"text": "b"}]).encode()
+    status, headers, body = await on_the_fast_path(models, "/models/reader", texts, {})
+    assert (status, json.loads(body)["code"]) == (429, "QUEUE_FULL") and headers["retry-after"]
+    served.lane.admit(-limit, 0)
+    assert (await on_the_fast_path(models, "/models/reader", texts, {}))[0] == 200
+    assert served.lane.preparing_rows == 0

@@ -559,3 +559,13 @@ async def test_remembered_heads_are_bounded(connection: Connection) -> None:
     for number in range(http._MAX_HEADS + 10):
         connection.protocol.data_received(post("/echo", b"body", f"X-Trace: {number}"))
     assert len(connection.protocol.heads) <= http._MAX_HEADS
+
+
+async def test_behind_a_refused_body_nothing_is_written_and_nothing_starts(connection: Connection) -> None:
+    await connection.send(post("/wait") + post(body=b"x" * (LIMIT + 1)) + post(body=b"next") + post("/other"))
+    connection.waiting[0].respond(b"first")
+    await settle()
+    await connection.send(post(body=b"more"))
+    assert [status for status, _, _ in connection.answers()] == [200, 413]
+    assert connection.transport.written.endswith(b"<EOF>")
+    assert not connection.started and not connection.protocol.pipeline

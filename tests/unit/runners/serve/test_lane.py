@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onward.errors import Cancelled, DeadlineExceeded, ExecutionError, Overloaded, Unavailable
+from onward.errors import Cancelled, DeadlineExceeded, ExecutionError, Overloaded, TooLarge, Unavailable
 from onward.execute.batch import collate
 from onward.package.manifest import parse_manifest
 from onward.runners.serve.lane import Lane, Waiting, answer
@@ -169,4 +169,106 @@ async def test_instances_run_side_by_side() -> None:
     started = time.monotonic()
     await asyncio.gather(*(ask(lane, *([1.0] * 8)) for _ in range(3)))
     assert time.monotonic() - started < 0.4
+    await lane.drain()
+
+
+class Broken(Waiting):
+    """A request whose answer cannot be given."""
+
+    def resolve(self, outputs: Any, start: int) -> None:
+        raise ZeroDivisionError("a bug in an answer")
+
+
+@both
+async def test_an_answer_that_cannot_be_given_takes_no_other_with_it(
+    inline: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    lane, _ = lane_of(ScalePipeline(), inline=inline)
+    column = np.ones((1, 1), np.float32)
+    broken = Broken({"x": column}, ("y",), 1, 0, None, time.monotonic() + 30)
+    tasks = [asyncio.create_task(answer(lane, one)) for one in (waiting(1.0), broken, waiting(2.0), *many(20))]
+    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    assert isinstance(outcomes[1], ExecutionError) and "a bug in an answer" in caplog.text
+    assert [type(one) for one in outcomes].count(dict) == 22
+    await lane.drain()
+
+
+def many(count: int) -> list[Waiting]:
+    return [waiting(float(number)) for number in range(count)]
+
+
+@both
+@pytest.mark.parametrize("cut", [lambda y: y[:-1], lambda y: y[0], lambda y: y.sum()])
+async def test_outputs_without_the_batchs_rows_are_an_error_for_everyone(
+    inline: bool, cut: Callable[[Array], Array], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline = ScalePipeline()
+    run = pipeline.run
+    monkeypatch.setattr(
+        pipeline, "run", lambda feeds, fetches: [np.asarray(cut(y)).ravel() for y in run(feeds, fetches)]
+    )
+    lane, _ = lane_of(pipeline, inline=inline)
+    outcomes = await asyncio.gather(*(ask(lane, 1.0, 2.0, 3.0) for _ in range(5)), return_exceptions=True)
+    assert [type(one) for one in outcomes] == [ExecutionError] * 5
+    await lane.drain()
+
+
+async def test_a_request_larger_than_a_batch_leaves_the_loop_free_and_the_order_as_it_was() -> None:
+    pipeline = ScalePipeline(delay_s=0.2)
+    lane, _ = lane_of(pipeline, inline=True)
+    large = asyncio.create_task(ask(lane, *([1.0] * 9)))
+    started = time.monotonic()
+    turns = 0
+    while not large.done():
+        await asyncio.sleep(0.005)
+        turns += 1
+    assert turns > 10 and time.monotonic() - started < 2
+    assert large.result() == [2.0] * 9
+    pipeline.backend.delay_s = 0.0
+    assert await asyncio.gather(*(ask(lane, float(n)) for n in range(5))) == [[2.0 * n] for n in range(5)]
+    await lane.drain()
+
+
+async def test_what_waits_for_preparation_counts_against_the_queue() -> None:
+    lane, _ = lane_of(ScalePipeline(), inline=False)
+    lane.admit(60, 1000)
+    with pytest.raises(Overloaded, match="60 rows"):
+        lane.admit(5, 1000)
+    with pytest.raises(TooLarge):
+        lane.admit(65, 1000)
+    with pytest.raises(Overloaded):
+        lane.admit(1, 1 << 30)
+    lane.admit(-60, -1000)
+    lane.admit(1, 1 << 30)  # one body is never too much: its size has a limit of its own
+    lane.admit(-1, -(1 << 30))
+    await lane.drain()
+
+
+async def test_cancelled_work_lets_go_of_its_tensors_at_once() -> None:
+    lane, _ = lane_of(ScalePipeline(delay_s=0.1), inline=False)
+    first = asyncio.create_task(ask(lane, 1.0))
+    await asyncio.sleep(0.02)
+    request = waiting(2.0)
+    second = asyncio.create_task(answer(lane, request))
+    await asyncio.sleep(0)
+    second.cancel()
+    await asyncio.gather(first, second, return_exceptions=True)
+    assert request.columns == {}
+    await lane.drain()
+
+
+async def test_what_failed_with_others_is_not_run_again_for_nobody() -> None:
+    pipeline = ScalePipeline(delay_s=0.1, fails=lambda row: bool(row[0] == 13))
+    lane, metrics = lane_of(pipeline, inline=False)
+    first = asyncio.create_task(ask(lane, 1.0))
+    await asyncio.sleep(0.02)
+    tasks = [
+        asyncio.create_task(ask(lane, value, deadline_s=ttl)) for value, ttl in ((13, 30), (2, 30), (3, 0.15), (4, 30))
+    ]
+    await first
+    await asyncio.sleep(0.02)
+    tasks[1].cancel()
+    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(one) for one in outcomes] == [ExecutionError, Cancelled, DeadlineExceeded, list]
+    assert metrics.shed == {"expired": 1, "cancelled": 1}
     await lane.drain()

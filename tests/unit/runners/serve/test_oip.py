@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from tritonclient.http import InferenceServerClient, InferInput, InferRequestedOutput, InferResult
 
-from onward.errors import InputError, MalformedBody, OnwardError, TooLarge, WrongDatatype, WrongShape
+from onward.errors import InputError, MalformedBody, OnwardError, TooLarge, UnknownOutput, WrongDatatype, WrongShape
 from onward.runners.serve.oip import InferDecoder, InferEncoder, InferRequest, field_specs
 from onward.types import NUMPY_OF_DATATYPE, Array, Field, TensorSpec
 
@@ -289,3 +289,11 @@ def test_encoded_json_is_what_msgspec_reads_back() -> None:
         "model_name": 'na"me', "model_version": "1.0.0", "id": 'i"d',
         "outputs": [{"name": "y", "datatype": "FP32", "shape": [1, 2], "data": [1.5, 2.5]}],
     }  # fmt: skip
+
+
+def test_an_output_asked_for_twice_is_refused_before_it_could_be_a_million_times() -> None:
+    decoder = decoder_of(spec("FP32"))
+    tensor = {"name": "x", "shape": [1, 3], "datatype": "FP32", "data": [1, 2, 3]}
+    body = msgspec.json.encode({"inputs": [tensor], "outputs": [{"name": "y"}, {"name": "y"}]})
+    with pytest.raises(UnknownOutput, match="each output once"):
+        decoder.decode(body)
