@@ -19,6 +19,12 @@ from onward.package.repository import Repository
 ROOT = Path(__file__).parent.parent
 # The order of building: what is quick and needs little comes first, so that something answers soon.
 NAMES = ["moderation", "vision", "fraud", "intent", "embed"]
+# Whose code and data a package's build reads besides its own.
+_BORROWS = {"embed": ("intent",), "moderation": ("vision",)}
+# What no build runs: runners, and what only they use.
+_SERVED_ONLY = (
+    "runners", "cli.py", "__main__.py", "telemetry.py", "testing.py", "execute/scheduler.py", "store", "act",
+)  # fmt: skip
 Progress = Callable[[str, str, float], None]
 
 
@@ -51,19 +57,26 @@ def is_built(name: str, repository: Path) -> bool:
 
 
 def source_stamp(name: str) -> str:
-    """A hash over what a package is made from: its folder, its sources' pins and the code that writes graphs."""
-    gallery = ROOT / "gallery"
-    folders = [gallery / name, ROOT / "src" / "onward" / "package"]
-    if name == "embed":
-        folders.append(gallery / "intent")
-    files = [file for folder in folders for file in sorted(folder.rglob("*")) if file.is_file()]
-    files += [gallery / "sources.toml", ROOT / "requirements" / "pack.lock"]
+    """A hash over what a package is made from: see `source_files`."""
     whole = hashlib.sha256()
-    for file in files:
-        if "__pycache__" not in file.parts:
-            whole.update(file.relative_to(ROOT).as_posix().encode() + b"\0")
-            whole.update(hashlib.sha256(file.read_bytes()).digest())
+    for file in source_files(name):
+        whole.update(file.relative_to(ROOT).as_posix().encode() + b"\0")
+        whole.update(hashlib.sha256(file.read_bytes()).digest())
     return whole.hexdigest()
+
+
+def source_files(name: str) -> list[Path]:
+    """What a package is made from: its folder and those it borrows from, the sources' pins, reference numbers, Onward.
+
+    Of Onward, all that packing can run: an edit of the server alone makes no package anew.
+    """
+    gallery, onward = ROOT / "gallery", ROOT / "src" / "onward"
+    folders = [gallery / name, gallery / "reference", *(gallery / other for other in _BORROWS.get(name, ()))]
+    served_only = {onward / part for part in _SERVED_ONLY}
+    found = [file for folder in folders for file in folder.rglob("*")]
+    found += [file for file in onward.rglob("*") if served_only.isdisjoint((file, *file.parents))]
+    found += [gallery / "fetch.py", gallery / "sources.toml", ROOT / "requirements" / "pack.lock"]
+    return sorted(file for file in found if file.is_file() and "__pycache__" not in file.parts)
 
 
 def _stamp_file(name: str, repository: Path) -> Path:

@@ -47,8 +47,7 @@ class ModelMetrics:
     """The counters of one model version."""
 
     __slots__ = (
-        "batch_rows", "batches", "failures", "name", "queue_s", "queued_rows", "request_s", "rows", "run_s",
-        "shed", "version",
+        "batch_rows", "failures", "name", "queue_s", "queued_rows", "request_s", "rows", "run_s", "shed", "version",
     )  # fmt: skip
 
     def __init__(self, name: str, version: str) -> None:

@@ -5,6 +5,7 @@ Scores already are probabilities and already are sorted where the graph says so;
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 from onward.errors import ExecutionError, PackageError
 from onward.package.manifest import GenerateGraph, Labels, Manifest, Named
 from onward.package.signature import read_labels
-from onward.types import Array
+from onward.types import Array, Blob, Decision, Result
 
 
 class Generation:
@@ -83,6 +84,19 @@ class Generation:
         return tuple(name for name in dict.fromkeys(wanted) if name in self._tensors)
 
 
+def readable(result: Result) -> dict[str, Any]:
+    """A result's answer as JSON can hold it: a blob as its media type and base64. The decision goes beside it."""
+    return {name: _json_value(value) for name, value in result.answer.items()}
+
+
+def readable_decision(decision: Decision) -> dict[str, Any]:
+    """A decision as JSON can hold it."""
+    return {
+        "outcome": decision.outcome, "rule": decision.rule, "reasons": list(decision.reasons),
+        "arguments": dict(decision.arguments),
+    }  # fmt: skip
+
+
 def plain(array: Array) -> Any:
     """An array as JSON can hold it: numbers, lists, and text for BYTES."""
     value = array.tolist() if isinstance(array, np.ndarray | np.generic) else array
@@ -94,4 +108,10 @@ def _text(value: Any) -> Any:
         return value.decode("utf-8", "replace")
     if isinstance(value, list) and value and not isinstance(value[0], int | float):
         return [_text(element) for element in value]
+    return value
+
+
+def _json_value(value: Any) -> Any:
+    if isinstance(value, Blob):
+        return {"media_type": value.media_type, "base64": base64.b64encode(value.data).decode()}
     return value

@@ -13,7 +13,8 @@ import shutil
 import stat
 import tempfile
 import zipfile
-from pathlib import Path
+import zlib
+from pathlib import Path, PurePosixPath
 
 from onward.errors import DigestMismatch, PackageError
 from onward.package.digest import LOCK_FILE, MAX_FILES, Lock, package_files, read_lock, verify_folder
@@ -88,10 +89,12 @@ def unpack(archive: Path, cache: Path | None = None) -> Path:
                 return folder
             _extract_files(opened, entries, lock, temporary, archive)
         return _settle(temporary, folder, lock)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, UnicodeDecodeError, NotImplementedError, RuntimeError, EOFError) as error:
         raise PackageError(
             f"not a readable archive: {error}", where=str(archive), expected="a .onward archive"
         ) from None
+    except OSError as error:
+        raise PackageError(f"cannot be unpacked: {error.strerror or error}", where=str(archive)) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -105,12 +108,20 @@ def _checked_entries(opened: zipfile.ZipFile, archive: Path) -> dict[str, zipfil
         kind = stat.S_IFMT(entry.external_attr >> 16)
         if entry.is_dir() or kind not in (0, stat.S_IFREG) or entry.flag_bits & 0x1:
             raise PackageError(f'"{entry.filename}" is not a plain file', where=where, expected="plain files only")
+        if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            expected, found = "stored or deflated entries", f"method {entry.compress_type}"
+            raise PackageError(
+                f'"{entry.filename}" is compressed otherwise', where=where, expected=expected, found=found
+            )
         if not is_inner_path(entry.orig_filename) or entry.filename != entry.orig_filename:
             expected = "paths inside the package"
             raise PackageError(f'"{entry.filename}" may not be in a package', where=where, expected=expected)
         if entry.filename in entries:
             raise PackageError(f'"{entry.filename}" is there twice', where=where)
         entries[entry.filename] = entry
+    folders = {str(folder) for path in entries for folder in PurePosixPath(path).parents}
+    if both := sorted(folders & entries.keys()):
+        raise PackageError(f'"{both[0]}" is a file and a folder', where=where, expected="one of them")
     size = sum(entry.file_size for entry in entries.values())
     if size > min(MAX_UNPACKED_BYTES, MAX_RATIO * archive.stat().st_size):
         expected = f"at most {MAX_UNPACKED_BYTES} bytes, and {MAX_RATIO} times the archive's size"

@@ -14,7 +14,6 @@ from onward.package.records import (
     GenerateGraph,
     Labels,
     Manifest,
-    Named,
     PrepareGraph,
     Table,
     Tokenize,
@@ -37,6 +36,10 @@ def check_manifest(manifest: Manifest, document: Document) -> None:
         _check_input(document, f"input[{index}]", field, missing_is_nan=field.name in unknown_is_nan)
     for index, field in enumerate(manifest.outputs):
         _check_range(document, f"output[{index}]", field)
+    if manifest.batching.mode == "invariant":
+        # Its promise is about answers: a package that relies on it must not be served without it.
+        expected = '"throughput": this version of Onward has no other mode yet'
+        document.problem("batching.mode", "not built yet", expected=expected, found='"invariant"')
     _check_prepare(manifest, document)
     _check_generate(manifest, document)
 
@@ -172,8 +175,6 @@ def _check_generate(manifest: Manifest, document: Document) -> None:
             document.problem(path, "a graph must be the first step of generate", expected="the graph, then host steps")
         elif isinstance(step, Labels) and step.indices and step.indices == step.scores:
             document.problem(f"{path}.indices", "the same as scores", expected="another output", found=step.indices)
-        elif isinstance(step, Named) and not step.names:
-            continue
 
 
 def _one_of(names: Iterable[str]) -> str:

@@ -26,10 +26,6 @@ class Package:
     manifest: Manifest
     id: PackageId
 
-    def file(self, path: str) -> Path:
-        """A file of the package by its path inside it (a path that the manifest or the lock gave)."""
-        return self.folder / path
-
 
 def open_package(path: Path, *, verify: bool = True) -> Package:
     """Open a package folder or a `.onward` archive.

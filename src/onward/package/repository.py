@@ -13,26 +13,45 @@ from pathlib import Path
 
 from onward.errors import ModelNotFound, PackageError
 from onward.package.archive import unpack
-from onward.package.digest import read_lock, verify_folder
+from onward.package.digest import LOCK_FILE, read_lock, verify_folder
 from onward.package.manifest import MANIFEST_FILE, is_name, is_version, load_manifest
 from onward.package.sections import suggestion
 
 
 class Repository:
-    """The packages under a folder. A package folder or `.onward` archive itself is a repository of one."""
+    """The packages under a folder.
+
+    A package folder or `.onward` archive itself is a repository of one package, the folder of a package's versions
+    (`<root>/<name>`) a repository of one name. Raises `PackageError` or `DigestMismatch` where a single package is
+    not what its lock says, or the folder of versions is not called as a package can be.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
         self._single: tuple[str, str, Path] | None = None
-        folder = unpack(self.root) if self.root.is_file() else self.root
-        if (folder / MANIFEST_FILE).is_file():
-            package = load_manifest(folder).package
-            self._single = (package.name, package.version, folder)
+        self._only = ""
+        if self.root.is_file():
+            self._open_single(unpack(self.root))  # verified while it was unpacked
+        elif any((self.root / file).is_file() for file in (LOCK_FILE, MANIFEST_FILE)):
+            verify_folder(self.root, read_lock(self.root))
+            self._open_single(self.root)
+        elif _version_folders(self.root):
+            folder = self.root.resolve()
+            if not is_name(folder.name):
+                expected = "the repository's folder, or a folder of versions with the name of its package"
+                raise PackageError("versions, but of no name", where=str(root), expected=expected)
+            self.root, self._only = folder.parent, folder.name
+
+    def _open_single(self, folder: Path) -> None:
+        package = load_manifest(folder).package
+        self._single = (package.name, package.version, folder)
 
     def names(self) -> tuple[str, ...]:
         """The names of all packages, sorted."""
         if self._single:
             return (self._single[0],)
+        if self._only:
+            return (self._only,) if self._versions(self._only) else ()
         return tuple(sorted(name for name in _folders(self.root) if is_name(name) and self._versions(name)))
 
     def versions(self, name: str) -> tuple[str, ...]:
@@ -63,7 +82,7 @@ class Repository:
         Installing what is already there changes nothing; other contents under the same version raise `PackageError`,
         since a version never changes.
         """
-        if self._single:
+        if self._single or self._only:
             raise PackageError("this is a single package", where=str(self.root), expected="a repository folder")
         source = unpack(folder) if folder.is_file() else folder
         lock = read_lock(source)
@@ -94,19 +113,18 @@ class Repository:
     def _versions(self, name: str) -> tuple[str, ...]:
         if self._single:
             return (self._single[1],) if name == self._single[0] else ()
-        if not is_name(name):
+        if not is_name(name) or (self._only and name != self._only):
             return ()
-        found = [
-            version
-            for version in _folders(self.root / name)
-            if is_version(version) and (self.root / name / version / MANIFEST_FILE).is_file()
-        ]
-        return tuple(sorted(found, key=version_key))
+        return tuple(sorted(_version_folders(self.root / name), key=version_key))
 
 
 def version_key(version: str) -> tuple[tuple[int, ...], str]:
     """What versions are sorted by: their numbers, so that 1.10 comes after 1.9."""
     return tuple(int(number) for number in version.split(".")), version
+
+
+def _version_folders(folder: Path) -> list[str]:
+    return [name for name in _folders(folder) if is_version(name) and (folder / name / MANIFEST_FILE).is_file()]
 
 
 def _folders(root: Path) -> list[str]:

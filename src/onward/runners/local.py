@@ -13,6 +13,7 @@ import msgspec
 
 from onward.errors import InputError, MalformedBody, NotFound, PackageError
 from onward.execute.python import specs_of
+from onward.generate.answer import readable, readable_decision
 from onward.package.assembly import signature_of_folder
 from onward.package.digest import read_lock
 from onward.package.manifest import MANIFEST_FILE
@@ -21,10 +22,10 @@ from onward.package.package import Package, is_package, open_package
 from onward.package.repository import Repository
 from onward.pipeline import Pipeline
 from onward.runners import terminal
-from onward.types import Blob, Field, Input, Item, Result, TensorSpec
+from onward.types import Field, Input, Item, Result, TensorSpec
 
 DEFAULT_REPOSITORY = Path("var/repository")
-_IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
+_NEVER_JSON = frozenset({".txt", ".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
 
 
 def run(package: str, inputs: Sequence[str], *, outputs: tuple[str, ...], as_json: bool) -> None:
@@ -125,7 +126,7 @@ def read_inputs(arguments: Sequence[str], fields: Sequence[Field]) -> Iterator[t
     for argument in arguments:
         if argument == "-":
             yield from _of_bytes("standard input", sys.stdin.buffer.read(), "", fields)
-        elif argument[:1] in "{[":
+        elif argument[:1] in ("{", "[") and _is_read_as_json(argument.encode("utf-8", "surrogateescape"), fields):
             yield from _of_json(argument, argument.encode("utf-8", "surrogateescape"), fields)
         elif _is_file(argument):
             path = Path(argument)
@@ -148,11 +149,10 @@ def _tensors(package: Package) -> tuple[Sequence[TensorSpec], Sequence[TensorSpe
 
 
 def plain_result(name: str, result: Result) -> Mapping[str, Any]:
-    """A result as one JSON object."""
-    answer = {key: value.data if isinstance(value, Blob) else value for key, value in result.answer.items()}
-    body: dict[str, Any] = {"input": name, "answer": answer}
+    """A result as one JSON object: what HTTP answers, with the input's name for the request's."""
+    body: dict[str, Any] = {"input": name, "answer": readable(result)}
     if result.decision is not None:
-        body["decision"] = msgspec.to_builtins(result.decision)
+        body["decision"] = readable_decision(result.decision)
     return body | {"package": result.package.name, "version": result.package.version}
 
 
@@ -162,9 +162,9 @@ def _of_bytes(name: str, data: bytes, suffix: str, fields: Sequence[Field]) -> I
         for number, line in enumerate(data.splitlines(), 1):
             if line.strip():
                 yield from _of_json(f"{name}:{number}", line, fields)
-    elif suffix == ".json" or (data.lstrip()[:1] in (b"{", b"[") and suffix not in _IMAGE_SUFFIXES):
+    elif suffix == ".json" or (suffix not in _NEVER_JSON and _is_read_as_json(data, fields)):
         yield from _of_json(name, data, fields)
-    elif image is not None:
+    elif image is not None and suffix != ".txt":
         yield name, {image.name: data}
     elif text is not None:
         try:
@@ -173,6 +173,19 @@ def _of_bytes(name: str, data: bytes, suffix: str, fields: Sequence[Field]) -> I
             raise MalformedBody(where=name, expected="text in UTF-8", found=str(error)) from None
     else:
         raise InputError("this package takes neither text nor files", where=name, expected="JSON")
+
+
+def _is_read_as_json(data: bytes, fields: Sequence[Field]) -> bool:
+    """Whether to read what begins as JSON as JSON; where the package takes text, only what is JSON to its end."""
+    if data.lstrip()[:1] not in (b"{", b"["):
+        return False
+    if _only(fields, "text") is None:
+        return True
+    try:
+        msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    return True
 
 
 def _of_json(name: str, data: bytes, fields: Sequence[Field]) -> Iterator[tuple[str, Input]]:

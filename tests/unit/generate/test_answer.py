@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onward.errors import ExecutionError
-from onward.generate.answer import Generation, plain
+from onward.generate.answer import Generation, plain, readable, readable_decision
 from onward.package.manifest import parse_manifest
+from onward.types import Blob, Decision, PackageId, Result
 
 HEAD = """
 format = 1
@@ -129,3 +130,16 @@ def test_a_vector_gets_the_names_of_its_values(labels: Path) -> None:
 def test_a_plain_value_is_what_json_holds(array: Any, value: Any) -> None:
     assert plain(array) == value
     json.dumps(plain(array))
+
+
+def test_a_blob_is_readable_as_base64_and_a_decision_is_no_part_of_the_answer() -> None:
+    decision = Decision(outcome="approve", rule="first", reasons=("small",))
+    result = Result(
+        answer={"decision": 3, "voice": Blob(data=b"RIFF", media_type="audio/wav")}, tensors={},
+        package=PackageId(name="p", version="1", digest="d"), decision=decision,
+    )  # fmt: skip
+    told = json.loads(json.dumps(readable(result)))
+    assert told == {"decision": 3, "voice": {"media_type": "audio/wav", "base64": "UklGRg=="}}
+    assert json.loads(json.dumps(readable_decision(decision))) == {
+        "outcome": "approve", "rule": "first", "reasons": ["small"], "arguments": {},
+    }  # fmt: skip

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import random
 import stat
 import zipfile
 from pathlib import Path
@@ -121,3 +122,45 @@ def test_a_file_that_is_no_archive_is_refused(tmp_path: Path, data: bytes) -> No
 def test_an_archive_without_a_lock_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PackageError, match="not an archive of a package"):
         unpack(archive_of(tmp_path / "p.onward", {"a.txt": b"x"}))
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA, 93])
+def test_entries_are_stored_or_deflated_and_nothing_else(tmp_path: Path, method: int) -> None:
+    archive = archive_of(tmp_path / "p.onward", {"onward.lock": LOCK})
+    data = bytearray(archive.read_bytes())
+    data[data.rindex(b"PK\x01\x02") + 10] = method
+    archive.write_bytes(data)
+    with pytest.raises(PackageError, match="compressed otherwise"):
+        unpack(archive)
+
+
+def test_a_name_that_is_a_file_and_a_folder_is_refused(tmp_path: Path) -> None:
+    files = {"a": "0" * 64, "a/b": "0" * 64}
+    lock = lock_text(Lock(digest=package_digest(files), files=files)).encode()
+    with pytest.raises(PackageError, match='"a" is a file and a folder'):
+        unpack(archive_of(tmp_path / "p.onward", {"onward.lock": lock, "a": b"x", "a/b": b"x"}))
+
+
+def test_a_name_that_the_disk_does_not_take_is_a_package_error(tmp_path: Path) -> None:
+    files = {"a" * 300: "0" * 64}
+    lock = lock_text(Lock(digest=package_digest(files), files=files)).encode()
+    with pytest.raises(PackageError, match="cannot be unpacked: File name too long"):
+        unpack(archive_of(tmp_path / "p.onward", {"onward.lock": lock, "a" * 300: b"x"}))
+
+
+def test_a_damaged_archive_unpacks_or_is_refused(tmp_path: Path, models: ModuleType) -> None:
+    package = assemble(models.linear_folder(tmp_path / "p"))
+    names = ["onward.lock", *(path.name for path in package.folder.iterdir() if path.name != "onward.lock")]
+    archive = archive_of(tmp_path / "p.onward", {name: (package.folder / name).read_bytes() for name in names})
+    whole, draw = archive.read_bytes(), random.Random(7)
+    refused = 0
+    for _ in range(200):
+        data = bytearray(whole)
+        for _ in range(draw.choice((1, 4))):
+            data[draw.randrange(len(data))] = draw.randrange(256)
+        archive.write_bytes(data)
+        try:
+            unpack(archive)
+        except PackageError:
+            refused += 1
+    assert refused > 100

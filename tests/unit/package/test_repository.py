@@ -105,3 +105,46 @@ def test_nothing_is_not_a_package(tmp_path: Path) -> None:
 def test_versions_sort_as_their_numbers_do(numbers: list[list[int]]) -> None:
     versions = [".".join(map(str, parts)) for parts in numbers]
     assert sorted(versions, key=version_key) == [".".join(map(str, parts)) for parts in sorted(numbers)]
+
+
+def test_a_single_package_is_verified_before_its_manifest_is_read(tmp_path: Path, models: ModuleType) -> None:
+    folder = package(tmp_path, models, "1.0.0")
+    (folder / "onward.toml").write_text("format = ")
+    with pytest.raises(DigestMismatch, match=r'"onward\.toml" has changed'):
+        Repository(folder)
+    (folder / "onward.toml").unlink()
+    with pytest.raises(DigestMismatch, match=r'"onward\.toml" is missing'):
+        Repository(folder)
+
+
+def test_a_single_folder_that_is_not_packed_says_so(tmp_path: Path, models: ModuleType) -> None:
+    with pytest.raises(PackageError, match="pack the folder first"):
+        Repository(models.linear_folder(tmp_path / "p"))
+
+
+def test_a_folder_of_versions_is_a_repository_of_one_name(
+    tmp_path: Path, models: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Repository(tmp_path / "repository")
+    whole.install(package(tmp_path, models, "1.0.0"))
+    (tmp_path / "repository" / "other" / "1").mkdir(parents=True)
+    (tmp_path / "repository" / "other" / "1" / "onward.toml").touch()
+    monkeypatch.chdir(tmp_path / "repository" / "linear")
+    for root in (tmp_path / "repository" / "linear", Path()):
+        repository = Repository(root)
+        assert (repository.names(), repository.versions("linear")) == (("linear",), ("1.0.0",))
+        assert open_package(repository.path("linear")).id.name == "linear"
+        with pytest.raises(ModelNotFound):
+            repository.path("other")
+    whole.install(package(tmp_path, models, "2.0.0"))
+    assert repository.latest("linear") == "2.0.0"
+
+
+def test_a_folder_of_versions_without_the_name_of_a_package_says_what_would_be_right(
+    tmp_path: Path, models: ModuleType
+) -> None:
+    repository = Repository(tmp_path / "repository")
+    repository.install(package(tmp_path, models, "1.0.0"))
+    odd = (tmp_path / "repository" / "linear").rename(tmp_path / "My Models")
+    with pytest.raises(PackageError, match="the name of its package"):
+        Repository(odd)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from onward.errors import InputError, MalformedBody, ModelNotFound, NotFound, PackageError
 from onward.runners import local
 from onward.testing import tiny_package
-from onward.types import Blob, Field, PackageId, Result
+from onward.types import Blob, Decision, Field, PackageId, Result
 
 NUMBER = Field(name="x", datatype="FP32")
 TEXT = Field(name="text", datatype="BYTES", content="text")
@@ -108,10 +109,36 @@ def test_inspect_runs_no_code_of_a_python_package(
     assert not (tmp_path / "ran").exists()
 
 
-def test_bytes_in_an_answer_are_base64_in_json() -> None:
-    import msgspec
-
+def test_a_result_is_told_as_http_tells_it_with_its_decision_beside_the_answer() -> None:
     identity = PackageId(name="p", version="1", digest="0" * 64)
     answer = {"sound": Blob(data=b"RIFF", media_type="audio/wav")}
-    line = msgspec.json.encode(local.plain_result("in", Result(answer=answer, tensors={}, package=identity)))
-    assert msgspec.json.decode(line)["answer"] == {"sound": base64.b64encode(b"RIFF").decode()}
+    decision = Decision(outcome="approve", rule="first", reasons=("small",), arguments={"limit": 3})
+    told = local.plain_result("in", Result(answer=answer, tensors={}, package=identity, decision=decision))
+    assert json.loads(json.dumps(told)) == {
+        "input": "in",
+        "answer": {"sound": {"media_type": "audio/wav", "base64": "UklGRg=="}},
+        "decision": {"outcome": "approve", "rule": "first", "reasons": ["small"], "arguments": {"limit": 3}},
+        "package": "p",
+        "version": "1",
+    }
+
+
+def test_a_txt_file_is_text_whatever_it_begins_with(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text('{"text": "other"}\n')
+    assert items(str(tmp_path / "a.txt"), field=TEXT) == [{"text": '{"text": "other"}'}]
+    for field in (NUMBER, IMAGE):
+        with pytest.raises(InputError):
+            items(str(tmp_path / "a.txt"), field=field)
+
+
+def test_text_that_only_begins_as_json_is_text_where_the_package_takes_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "note.md").write_text("[a link](there)\n")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "[b].txt").write_text("hello")
+    texts = [item["text"] for item in items("[sigh] why", "{", "", "note.md", "[b].txt", field=TEXT)]
+    assert texts == ["[sigh] why", "{", "", "[a link](there)", "hello"]
+    assert items('{"text": "a"}', field=TEXT) == [{"text": "a"}]
+    with pytest.raises(MalformedBody, match="JSON"):
+        items("[sigh] why", field=NUMBER)

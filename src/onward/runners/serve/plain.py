@@ -6,7 +6,7 @@ Knows nothing of sockets, queues or batches.
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qs
@@ -14,7 +14,9 @@ from urllib.parse import parse_qs
 import msgspec
 
 from onward.errors import MalformedBody, TooLarge, UnsupportedMedia, WrongDatatype
-from onward.types import Blob, Field, Item, Result
+from onward.generate.answer import readable as readable
+from onward.generate.answer import readable_decision as readable_decision
+from onward.types import Field, Item
 
 _decode = msgspec.json.Decoder().decode
 
@@ -78,18 +80,6 @@ def accepted_media(fields: Sequence[Field]) -> str:
     return ", ".join(media)
 
 
-def readable(result: Result) -> Mapping[str, Any]:
-    """A result's answer as JSON can hold it, with the decision where there is one."""
-    answer = {name: _json_value(value) for name, value in result.answer.items()}
-    if result.decision is not None:
-        decision = result.decision
-        answer["decision"] = {
-            "outcome": decision.outcome, "rule": decision.rule, "reasons": list(decision.reasons),
-            "arguments": dict(decision.arguments),
-        }  # fmt: skip
-    return answer
-
-
 def _items_of_json(body: bytes | bytearray, fields: Sequence[Field], max_rows: int) -> tuple[list[Item], bool]:
     try:
         value = _decode(body)
@@ -122,9 +112,3 @@ def _decode_base64(name: str, value: Any) -> bytes:
         return base64.b64decode(text, validate=True)
     except ValueError as error:
         raise MalformedBody(where=name, expected="base64", found=str(error)) from None
-
-
-def _json_value(value: Any) -> Any:
-    if isinstance(value, Blob):
-        return {"media_type": value.media_type, "base64": base64.b64encode(value.data).decode()}
-    return value

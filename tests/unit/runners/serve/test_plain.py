@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onward.errors import InputError, TooLarge, UnsupportedMedia
-from onward.runners.serve.plain import read_items, readable, requested_outputs
-from onward.types import Blob, Decision, Field, PackageId, Result
+from onward.runners.serve.plain import read_items, requested_outputs
+from onward.types import Field
 
 AGE = Field(name="age", datatype="FP32")
 TEXT = Field(name="text", datatype="BYTES", content="text")
@@ -85,14 +85,3 @@ def test_any_json_is_read_or_an_error_of_ours(value: object) -> None:
 )  # fmt: skip
 def test_outputs_are_asked_for_in_the_query(query: bytes, names: tuple[str, ...]) -> None:
     assert requested_outputs(query) == names
-
-
-def test_a_result_is_readable_with_its_decision_and_blobs_as_base64() -> None:
-    result = Result(
-        answer={"label": "a", "voice": Blob(data=b"RIFF", media_type="audio/wav")}, tensors={},
-        package=PackageId(name="p", version="1", digest="d"), decision=Decision(outcome="approve", rule="first"),
-    )  # fmt: skip
-    told = readable(result)
-    assert told["voice"] == {"media_type": "audio/wav", "base64": "UklGRg=="}
-    assert told["decision"]["outcome"] == "approve" and told["decision"]["rule"] == "first"
-    json.dumps(told)
