@@ -64,6 +64,8 @@ V2: dict[str, tuple[str, Any, int, str, str, str, str]] = {
     "no tensors": (FP32, infer(), 400, "MISSING_INPUT", "x", "FP32", ""),
     "no data": (FP32, infer(BLOB | {"parameters": {}}), 400, "MALFORMED_BODY", "x", "data", "no data"),
     "unknown output": (FP32, infer(tensor(), outputs=[{"name": "z"}]), 400, "UNKNOWN_OUTPUT", "z", "x_out", "'z'"),
+    "an output twice": (FP32, infer(tensor(), outputs=[{"name": "x_out"}] * 2), 400,
+                        "UNKNOWN_OUTPUT", "outputs", "once", "2 outputs"),
     "too many rows": (FP32, infer(tensor(shape=[1025, 3], data=[1] * 3075)), 413,
                       "TOO_LARGE", "x", "1024 rows", "1025"),
     "empty body": (FP32, b"", 400, "MALFORMED_BODY", "body", "JSON", ""),

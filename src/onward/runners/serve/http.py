@@ -13,12 +13,16 @@ from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from onward.runners.serve.exchange import Exchange, Headers, Route
+from onward.errors import TooLarge
+from onward.runners.serve.exchange import Exchange, Headers, Route, error_body, new_request_id
 
 _KEEP_ALIVE_SWEEP_S = 1.0
 _END_OF_HEAD = b"\r\n\r\n"
 _MAX_HEADS = 1024
 _MAX_HEAD_BYTES = 2048
+# The largest head that is read, and how long a client may be silent in the middle of a request.
+_HEAD_LIMIT_BYTES = 64 << 10
+_STALLED_S = 30.0
 # How long a refused body is read and thrown away, and how long shutdown waits for a request that is on its way.
 _LINGER_S = 2.0
 _LAST_CALL_S = 0.1
@@ -49,6 +53,10 @@ class FastProtocol(HttpToolsProtocol):
         self._last_call = False
         self._between_messages = True
         self._one_piece: bytes | None = None
+        self._heard_s = time.monotonic()
+        self._piece_bytes = 0
+        self._head_bytes = 0
+        self._in_head = False
         self._common_headers_of: Any = None
         self._common_headers = b""
 
@@ -66,11 +74,21 @@ class FastProtocol(HttpToolsProtocol):
         self.pipeline.clear()
 
     def _sweep(self) -> None:
-        """Close the connection if it has been idle for the keep-alive time; else look again in a second."""
+        """Close the connection if it has been idle for the keep-alive time, or silent in the middle of a request; else
+        look again in a second."""
         if self.transport.is_closing():
             return
+        now = time.monotonic()
         idle_since_s = self._idle_since_s
-        if idle_since_s is not None and time.monotonic() - idle_since_s >= self.timeout_keep_alive:
+        if self.flow.read_paused or self.flow.write_paused:
+            self._heard_s = now  # it is we who do not listen
+        cycle = self.cycle
+        stalled = (
+            idle_since_s is None
+            and now - self._heard_s >= _STALLED_S
+            and (cycle is None or cycle.response_complete or cycle.more_body)
+        )
+        if stalled or (idle_since_s is not None and now - idle_since_s >= self.timeout_keep_alive):
             self.transport.close()
         else:
             self.loop.call_later(_KEEP_ALIVE_SWEEP_S, self._sweep)
@@ -98,7 +116,32 @@ class FastProtocol(HttpToolsProtocol):
                     self.active = exchange
                     exchange.start()
                     return
+        if self._lingering:
+            return
+        self._heard_s = time.monotonic()
+        self._piece_bytes = len(data)
         super().data_received(data)
+        if self._in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > _HEAD_LIMIT_BYTES and not self.transport.is_closing():
+                self._refuse_head()
+
+    def _refuse_head(self) -> None:
+        """The head is too large: answer, unless another answer is due first, and close."""
+        self._in_head = False
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._lingering = True
+            self.transport.close()
+            return
+        request_id = new_request_id()
+        expected = f"at most {_HEAD_LIMIT_BYTES} bytes"
+        body = error_body(TooLarge("the head of the request is too large", where="head", expected=expected), request_id)
+        self.transport.write(
+            b"HTTP/1.1 431 Request Header Fields Too Large\r\n%bcontent-type: application/json\r\n"
+            b"content-length: %d\r\nx-request-id: %b\r\nconnection: close\r\n\r\n%b"
+            % (self.common_headers(), len(body), request_id, body)
+        )
+        self.linger()
 
     def _remember_head(self, exchange: Exchange) -> None:
         """Keep the head of a request that came in one piece, if its bytes alone say what it means."""
@@ -121,14 +164,22 @@ class FastProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Only what every request needs; the ASGI scope is made where it is needed."""
         self._between_messages = False
+        self._in_head = True
+        self._head_bytes = -self._piece_bytes  # what stands before it in this piece does not count
         self.url = b""
         self.headers = []
         self.expect_100_continue = False
 
     def on_headers_complete(self) -> None:
         """A hit in the table becomes an exchange; a miss goes uvicorn's way."""
+        self._in_head = False
         if self._lingering:
             return
+        if self._piece_bytes > _HEAD_LIMIT_BYTES or self._head_bytes >= 0:
+            size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+            if size > _HEAD_LIMIT_BYTES:
+                self._refuse_head()
+                return
         path, query = self.url, b""
         if b"?" in path:
             path, _, query = path.partition(b"?")
@@ -173,6 +224,8 @@ class FastProtocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """A piece of the body of the request that is being read."""
         cycle = self.cycle
+        if self._lingering:
+            return
         if not isinstance(cycle, Exchange):
             super().on_body(body)
         elif not cycle.response_complete:
@@ -182,6 +235,8 @@ class FastProtocol(HttpToolsProtocol):
         """The request has been read."""
         self._between_messages = True
         cycle = self.cycle
+        if self._lingering:
+            return
         if not isinstance(cycle, Exchange):
             super().on_message_complete()
         elif not cycle.response_complete:

@@ -569,3 +569,56 @@ async def test_behind_a_refused_body_nothing_is_written_and_nothing_starts(conne
     assert [status for status, _, _ in connection.answers()] == [200, 413]
     assert connection.transport.written.endswith(b"<EOF>")
     assert not connection.started and not connection.protocol.pipeline
+
+
+@pytest.mark.parametrize("step", [0, 1000, 16_384])
+@pytest.mark.parametrize("ends", [True, False], ids=["whole", "endless"])
+@pytest.mark.parametrize("name", ["X-One: ", "X-Many: a\r\nX-Much: "])
+async def test_a_head_beyond_64_kib_is_refused_and_the_rest_thrown_away(
+    connection: Connection, step: int, ends: bool, name: str
+) -> None:
+    data = post("/echo", b"body", name + "x" * (200 << 10))
+    await connection.send(post(body=b"before"))
+    await connection.send(data if ends else data[:-20], step=step)
+    if not ends:
+        await connection.send(b"x" * (70 << 10), step=step)
+    await connection.send(post(body=b"after"))
+    assert [status for status, _, _ in connection.answers()] == [200, 431]
+    assert msgspec.json.decode(connection.bodies()[1])["code"] == "TOO_LARGE"
+    assert connection.transport.written.endswith(b"<EOF>") and len(connection.started) == 1
+
+
+async def test_a_large_body_is_no_large_head() -> None:
+    connection = Connection(limit=1 << 20)
+    data = post(body=b"x" * (200 << 10))
+    await connection.send(data + data + post(body=b"last", version="1.1"), step=(200 << 10) + 100)
+    assert [len(body) for body in connection.bodies()] == [200 << 10, 200 << 10, 4]
+
+
+@pytest.mark.parametrize(
+    "sent", [post("/echo", b"0123456789")[:-3], post("/other", b"0123456789")[:-3], post()[:9], b"\r\n"]
+)
+async def test_a_client_silent_in_the_middle_of_a_request_is_let_go(
+    monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
+    monkeypatch.setattr(http, "_STALLED_S", 0.05)
+    monkeypatch.setattr(http, "_KEEP_ALIVE_SWEEP_S", 0.01)
+    connection = Connection()
+    await connection.send(sent)
+    await asyncio.sleep(0.02)
+    assert not connection.transport.closed
+    await asyncio.sleep(0.1)
+    assert connection.transport.closed
+
+
+async def test_a_client_that_waits_for_its_answer_is_not_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "_STALLED_S", 0.05)
+    monkeypatch.setattr(http, "_KEEP_ALIVE_SWEEP_S", 0.01)
+    connection = Connection()
+    await connection.send(post("/wait", b"a"))
+    await asyncio.sleep(0.1)
+    await connection.send(post("/echo")[:9])  # a piece of the next one changes nothing
+    await asyncio.sleep(0.1)
+    assert not connection.transport.closed
+    connection.waiting[0].respond(b"late")
+    assert connection.bodies() == [b"late"]
