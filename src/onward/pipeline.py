@@ -58,8 +58,12 @@ class Pipeline:
     def open(cls, path: str | Path, *, check: bool = True) -> Pipeline:
         """Open a package folder or archive: verify its digests, load it and, unless told not to, run its examples."""
         pipeline = cls(open_package(Path(path)))
-        if check:
-            pipeline.check_examples()
+        try:
+            if check:
+                pipeline.check_examples()
+        except BaseException:
+            pipeline.close()
+            raise
         return pipeline
 
     def __call__(self, value: Input, *, outputs: Sequence[str] = ()) -> Result:

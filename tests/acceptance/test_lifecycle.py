@@ -23,7 +23,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_met
 from onward.package.assembly import assemble
 from onward.package.digest import lock_of, lock_text
 from onward.testing import tiny_package
-from tests.acceptance.conftest import STOP_TIMEOUT_S, Server, serving, wait_until_ready
+from tests.acceptance.conftest import STOP_TIMEOUT_S, Server, serving, start, wait_until_ready
 from tests.packages import field_toml, manifest, sleeper_package
 
 
@@ -244,6 +244,34 @@ def test_not_ready_spreads_before_the_server_stops_accepting(tmp_path: Path) -> 
             httpx.get(server.url + "/v2/health/live")
 
 
+def test_a_second_signal_ends_the_server_at_once_even_within_the_grace(tmp_path: Path) -> None:
+    tiny_package(tmp_path / "tiny" / "1.0.0")
+    server = start(tmp_path, "--drain-grace", "60")
+    try:
+        wait_until_ready(server)
+        server.process.send_signal(signal.SIGTERM)
+        until(lambda: httpx.get(server.url + "/v2/health/ready").status_code == 503)
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(5) == 0
+    finally:
+        server.process.kill()
+        server.process.wait()
+        server.log_file.unlink()
+
+
+def test_a_server_ends_with_0_although_a_model_is_still_loading(tmp_path: Path) -> None:
+    folder = tmp_path / "repository" / "sleeper" / "1.0.0"
+    sleeper_package(folder)
+    loading = f"open({str(tmp_path / 'loading')!r}, 'w')\n{' ' * 8}time.sleep(60)"
+    source = (folder / "model.py").read_text().replace("pass", loading, 1)
+    (folder / "model.py").write_text(source)
+    (folder / "onward.lock").write_text(lock_text(lock_of(folder)))
+    with serving(tmp_path / "repository", ready=False) as server:
+        until((tmp_path / "loading").exists)
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(10) == 0
+
+
 # --- versions ---
 
 
@@ -304,6 +332,18 @@ def test_several_versions_are_served_when_asked_for(tmp_path: Path) -> None:
             answer = httpx.post(f"{server.url}/v2/models/tiny{path}/infer", json=body(0.0, size=3)).json()
             assert answer["outputs"][0]["data"] == [offset] * 3
         assert httpx.get(server.url + "/v2/models/tiny/versions/1.0").status_code == 404
+
+
+def test_removing_the_newest_version_rolls_back(tmp_path: Path) -> None:
+    for version, offset in (("1.0.0", 1.0), ("2.0.0", 2.0)):
+        tiny_package(tmp_path / "tiny" / version, version=version, offset=offset)
+    with serving(tmp_path, "--watch-interval", "0.1") as server:
+        shutil.rmtree(tmp_path / "tiny" / "2.0.0")
+        until(lambda: set(models(server)) == {("tiny", "1.0.0")})
+        time.sleep(0.5)
+        answer = httpx.post(server.url + "/v2/models/tiny/infer", json=body(0.0, size=3)).json()
+        assert answer["model_version"] == "1.0.0" and answer["outputs"][0]["data"] == [1.0] * 3
+        assert server.log().count("tiny 1.0.0 is ready") == 1
 
 
 def test_a_broken_package_keeps_the_old_version_and_shows_up_with_its_code(tmp_path: Path) -> None:

@@ -118,6 +118,22 @@ def test_a_golden_example_that_fails_says_which_where_and_by_how_much(tmp_path: 
     assert onward.open(folder, check=False)([0, 0, 0]).answer == {"y": [1.0, 1.0, 1.0]}
 
 
+def test_a_pipeline_whose_golden_examples_fail_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tiny_package(tmp_path / "tiny", lock=False)
+    example = {"name": "wrong", "input": {"x": [0, 0, 0]}, "tensors": {"y": [[1, 1.5, 1]]}}
+    (folder / "examples.jsonl").write_text(json.dumps(example) + "\n")
+    assemble(folder)
+    closed: list[Pipeline] = []
+
+    def close(pipeline: Pipeline) -> None:
+        closed.append(pipeline)
+
+    monkeypatch.setattr(Pipeline, "close", close)
+    with pytest.raises(GoldenExampleFailed):
+        onward.open(folder)
+    assert len(closed) == 1
+
+
 def test_a_pipeline_closes_as_a_context_and_twice(folder: Path) -> None:
     with onward.open(folder) as opened:
         assert opened([0, 0, 0]).answer == {"y": [1.0, 1.0, 1.0]}

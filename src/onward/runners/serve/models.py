@@ -1,18 +1,21 @@
 """Which models are served: loads versions from a repository, routes to them, swaps and drains them.
 
-A version goes load → verify → warm → swap → drain the old one. One that fails is named with its reason and leaves what
-is served as it is. Lives on the event loop; the loading itself runs on a thread.
+A version goes load → verify → warm → swap → drain the old one. One that fails is named with its reason, leaves what is
+served as it is, and is tried again when its folder changes. Lives on the event loop; the loading runs on threads.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import Executor
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar
 
 from onward.errors import ModelNotFound, OnwardError, PackageError, Unavailable
+from onward.package.digest import LOCK_FILE, read_lock
 from onward.package.examples import read_examples
 from onward.package.repository import Repository, version_key
 from onward.pipeline import Pipeline
@@ -23,26 +26,37 @@ from onward.telemetry import ModelMetrics
 _log = logging.getLogger("onward.serve")
 _MEASURED_ITEMS = 4
 T = TypeVar("T")
+Stamp: TypeAlias = tuple[int, ...]
+"""When a file last changed, as the file system tells it; empty where it tells nothing."""
 
 
 class Models:
-    """The models of one server. `routes` is the live table of the fast path."""
+    """The models of one server. `routes` is the live table of the fast path.
 
-    def __init__(self, repository: Repository, pool: Executor, *, keep_versions: int = 1) -> None:
+    Requests are prepared on `pool`, versions are loaded on `loader`, so that loading keeps nobody waiting.
+    """
+
+    def __init__(
+        self, repository: Repository, pool: Executor, *, loader: Executor | None = None, keep_versions: int = 1
+    ) -> None:
         self._repository = repository
         self._pool = pool
+        self._loader = loader or pool
         self._keep_versions = keep_versions
         self.routes: dict[bytes, Route] = {}
         self._served: dict[str, dict[str, ServedModel]] = {}
         self.failed: dict[tuple[str, str], OnwardError] = {}
+        # The files of each version as they were just before it was loaded, or failed to.
+        self._stamps: dict[tuple[str, str], dict[str, Stamp]] = {}
         self._draining: set[asyncio.Task[None]] = set()
         self._accepting = True
         self._scanned = False
+        self._expected: set[str] | None = None
 
     @property
     def ready(self) -> bool:
-        """Everything found at the start is served, and no model is without a version because it failed."""
-        return self._accepting and self._scanned and all(name in self._served for name, _ in self.failed)
+        """Every model found at the start, and not removed since, is served. Those that came later do not count."""
+        return self._accepting and self._scanned and all(name in self._served for name in self._expected or ())
 
     def names(self) -> list[str]:
         """The names of the served models."""
@@ -77,24 +91,85 @@ class Models:
         return [served.metrics for served in self.all()]
 
     async def scan(self) -> None:
-        """Load what is new in the repository, the newest versions of each model."""
-        names = await self._in_pool(self._repository.names)
-        await asyncio.gather(*(self._scan_model(name) for name in names))
+        """Serve the newest versions of each model that load, and no longer what is gone. What goes wrong is logged."""
+        try:
+            on_disk = await self._in_loader(self._names_on_disk)
+        except Exception as error:  # the next scan finds it better, perhaps; the one after that should still come
+            _log.error("the repository cannot be read: %s: %s", type(error).__name__, error)
+            return
+        if self._expected is None:
+            self._expected = set(on_disk)
+        known = {*on_disk, *self._served, *(name for name, _ in self.failed)}
+        await asyncio.gather(*(self._scan_model(name) for name in sorted(known)))
         self._scanned = True
 
     async def _scan_model(self, name: str) -> None:
-        for version in (await self._in_pool(self._repository.versions, name))[-self._keep_versions :]:
-            if version not in self._served.get(name, {}) and (name, version) not in self.failed:
-                await self._load(name, version)
+        try:
+            on_disk = await self._in_loader(self._versions_on_disk, name)
+            kept: list[str] = []
+            walked: set[str] = set()
+            for version in reversed(on_disk):
+                if len(kept) == self._keep_versions:
+                    break
+                walked.add(version)
+                if await self._is_up(name, version):
+                    kept.append(version)
+        except Exception:
+            _log.exception("model %s could not be looked at", name)
+            return
+        for key in [key for key in self.failed if key[0] == name and key[1] not in walked]:
+            del self.failed[key]
+            self._stamps.pop(key, None)
+        if not on_disk and self._expected is not None:
+            self._expected.discard(name)
+        if kept or not on_disk:  # a version that is gone serves on until another one can
+            self._keep_only(name, kept)
+
+    def _names_on_disk(self) -> tuple[str, ...]:
+        if self._served and not self._repository.root.exists():
+            # A disk that went away is no order to unload everything.
+            raise PackageError("the repository is gone", where=str(self._repository.root))
+        return self._repository.names()
+
+    def _versions_on_disk(self, name: str) -> tuple[str, ...]:
+        try:
+            return self._repository.versions(name)
+        except ModelNotFound:
+            return ()
+
+    async def _is_up(self, name: str, version: str) -> bool:
+        """Whether a version is served, once it has been loaded where it is new or has changed."""
+        served = self._served.get(name, {}).get(version)
+        if await self._in_loader(self._has_changed, name, version, served.id.digest if served else ""):
+            await self._load(name, version)
+        return version in self._served.get(name, {})
+
+    def _has_changed(self, name: str, version: str, served_digest: str) -> bool:
+        """Whether to load a version: it is new, it failed and is not the same any more, or its lock has another digest.
+
+        Of what is served, and that is nearly everything, one file is looked at.
+        """
+        key = (name, version)
+        folder = self._repository.path(name, version)
+        stamps = self._stamps.get(key, {})
+        if key in self.failed:
+            return _stamps_of(folder) != stamps
+        stamp = _stamp_of(folder / LOCK_FILE)
+        if served_digest and stamp == stamps.get(LOCK_FILE):
+            return False
+        try:
+            if read_lock(folder).digest != served_digest:
+                return True
+        except OnwardError:
+            return True  # loading it says what is wrong
+        stamps[LOCK_FILE] = stamp
+        return False
 
     async def watch(self, interval_s: float) -> None:
         """Scan, again and again; new versions are served as they appear."""
         while self._accepting:
             await asyncio.sleep(interval_s)
-            try:
-                await self.scan()
-            except OnwardError as error:
-                _log.error("repository: %s", error)
+            await self.scan()
 
     def stop_accepting(self) -> None:
         """Say "not ready" from now on; what comes in is still answered."""
@@ -105,40 +180,73 @@ class Models:
         self._accepting = False
         await asyncio.gather(*(served.close() for served in self.all()), *self._draining)
 
-    async def _in_pool(self, call: Callable[..., T], *arguments: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, call, *arguments)
+    async def _in_loader(self, call: Callable[..., T], *arguments: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._loader, call, *arguments)
 
     async def _load(self, name: str, version: str) -> None:
         try:
-            pipeline, speed = await self._in_pool(self._open, name, version)
-            served = ServedModel(pipeline, speed, self._pool)
+            pipeline, speed = await self._in_loader(self._open, name, version)
+            try:
+                served = ServedModel(pipeline, speed, self._pool)
+            except BaseException:
+                pipeline.close()
+                raise
         except OnwardError as error:
-            self.failed[name, version] = error
-            _log.error("%s %s did not load: %s: %s", name, version, error.code, error)
+            self._fail(name, version, error)
             return
+        except Exception as error:  # files that change while they are read, for one
+            _log.debug("%s %s did not load", name, version, exc_info=True)
+            self._fail(name, version, PackageError(f"{type(error).__name__}: {error}"))
+            return
+        self.failed.pop((name, version), None)
         self._swap_in(served)
         way = "inline" if served.lane.inline else f"{pipeline.manifest.execute.instances} thread(s)"
         _log.info("%s %s is ready (a forward pass takes %.2f ms: %s)", name, version, speed.batch_s * 1e3, way)
 
+    def _fail(self, name: str, version: str, error: OnwardError) -> None:
+        _log.error("%s %s did not load: %s: %s", name, version, error.code, error)
+        # The frames of a traceback hold the model that failed, and its memory.
+        error.__cause__ = error.__context__ = None
+        self.failed[name, version] = error.with_traceback(None)
+
     def _open(self, name: str, version: str) -> tuple[Pipeline, Speed]:
-        pipeline = Pipeline.open(self._repository.path(name, version))
-        if (pipeline.package.id.name, pipeline.package.id.version) != (name, version):
-            raise PackageError(
-                "the manifest names another package than the repository's folders",
-                expected=f"{name} {version}", found=f"{pipeline.package.id.name} {pipeline.package.id.version}",
-            )  # fmt: skip
-        examples = read_examples(pipeline.package.folder)[:_MEASURED_ITEMS]
-        return pipeline, Speed(pipeline, [example.input for example in examples])
+        folder = self._repository.path(name, version)
+        self._stamps[name, version] = _stamps_of(folder)  # first: what changes while it loads is seen by the next scan
+        pipeline = Pipeline.open(folder)
+        try:
+            if (pipeline.package.id.name, pipeline.package.id.version) != (name, version):
+                raise PackageError(
+                    "the manifest names another package than the repository's folders",
+                    expected=f"{name} {version}", found=f"{pipeline.package.id.name} {pipeline.package.id.version}",
+                )  # fmt: skip
+            examples = read_examples(pipeline.package.folder)[:_MEASURED_ITEMS]
+            return pipeline, Speed(pipeline, [example.input for example in examples])
+        except BaseException:
+            pipeline.close()
+            raise
 
     def _swap_in(self, served: ServedModel) -> None:
         name = served.id.name
         versions = self._served.setdefault(name, {})
+        replaced = versions.get(served.id.version)
         versions[served.id.version] = served
         self._route(served, served.id.version)
         if self.get(name) is served:
             self._route(served, "")
-        for old in self.versions(name)[: -self._keep_versions]:
-            self._retire(versions.pop(old))
+        if replaced is not None:
+            self._retire(replaced)
+
+    def _keep_only(self, name: str, kept: Collection[str]) -> None:
+        versions = self._served.get(name, {})
+        retired = [versions.pop(version) for version in self.versions(name) if version not in kept]
+        if not versions:
+            self._served.pop(name, None)
+        elif retired:
+            self._route(self.get(name), "")  # before the routes of the old ones go, so that the name has always one
+        for old in retired:
+            _log.info("%s %s is not served any more", name, old.id.version)
+            self._stamps.pop((name, old.id.version), None)
+            self._retire(old)
 
     def _route(self, served: ServedModel, version: str) -> None:
         limit = served.pipeline.manifest.limits.body_bytes
@@ -156,6 +264,24 @@ class Models:
         task = asyncio.get_running_loop().create_task(served.close())
         self._draining.add(task)
         task.add_done_callback(self._draining.discard)
+
+
+def _stamps_of(folder: Path) -> dict[str, Stamp]:
+    """The stamp of every file in a folder, by its path."""
+    return {
+        os.path.relpath(file, folder): _stamp_of(file)
+        for inner, _, names in os.walk(folder)
+        for file in (Path(inner, name) for name in names)
+    }
+
+
+def _stamp_of(file: Path) -> Stamp:
+    try:
+        status = file.stat(follow_symlinks=False)
+    except OSError:
+        return ()
+    # The time of the change, not only of the contents: becoming readable may be what a package needed.
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _belongs_to(route: Route, served: ServedModel) -> bool:

@@ -12,6 +12,8 @@ import ipaddress
 import logging
 import os
 import signal
+import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,6 +25,7 @@ import uvloop
 from starlette.applications import Starlette
 
 from onward.errors import UsageError
+from onward.execute.onnx import cores
 from onward.package.repository import Repository
 from onward.runners.serve.admin import make_admin_app
 from onward.runners.serve.app import make_app
@@ -31,6 +34,9 @@ from onward.runners.serve.models import Models
 
 _log = logging.getLogger("onward.serve")
 _KEEP_ALIVE_S = 75
+_LOADERS = 2  # more would take the cores from what is being served
+_THREADS = "onward-pool"
+_LAST_JOIN_S = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,32 +64,47 @@ class _Server(uvicorn.Server):
 
 
 def serve(options: ServeOptions) -> None:
-    """Serve until SIGTERM or SIGINT; returns after the drain."""
+    """Serve until SIGTERM or SIGINT; returns after the drain, or ends the process where a model still loads then."""
     _check_host(options)
     repository = Repository(options.repository)
     uvloop.run(_serve(options, repository))
+    _leave_threads()
 
 
 async def _serve(options: ServeOptions, repository: Repository) -> None:
-    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1, thread_name_prefix="onward-pool") as pool:
-        models = Models(repository, pool, keep_versions=options.keep_versions)
-        public = _Server(_config(make_app(models), options, options.port, http=protocol_for(models.routes)))
-        admin = _Server(_config(make_admin_app(models), options, options.admin_port, host="127.0.0.1"))
-        servers = [public, admin]
-        running = [asyncio.create_task(server.serve()) for server in servers]
-        _stop_on_signals(servers, models, options.drain_grace_s)
-        background = asyncio.create_task(_keep_loaded(models, options.watch_interval_s))
+    pool = ThreadPoolExecutor(max_workers=cores(), thread_name_prefix=f"{_THREADS}-prepare")
+    loader = ThreadPoolExecutor(max_workers=_LOADERS, thread_name_prefix=f"{_THREADS}-load")
+    models = Models(repository, pool, loader=loader, keep_versions=options.keep_versions)
+    public = _Server(_config(make_app(models), options, options.port, http=protocol_for(models.routes)))
+    admin = _Server(_config(make_admin_app(models), options, options.admin_port, host="127.0.0.1"))
+    servers = [public, admin]
+    running = [asyncio.create_task(server.serve()) for server in servers]
+    _stop_on_signals(servers, models, options.drain_grace_s)
+    background = asyncio.create_task(_keep_loaded(models, options.watch_interval_s))
+    try:
+        await asyncio.gather(*running)
+    finally:
+        background.cancel()
+        for server in servers:
+            server.should_exit = True
         try:
-            await asyncio.gather(*running)
-        finally:
-            background.cancel()
-            for server in servers:
-                server.should_exit = True
-            try:
-                await asyncio.wait_for(models.close(), 0 if public.force_exit else options.drain_timeout_s)
-                _log.info("drained; bye")
-            except TimeoutError:
-                _log.warning("ended before everything was answered")
+            await asyncio.wait_for(models.close(), options.drain_timeout_s)
+            _log.info("drained; bye")
+        except TimeoutError:
+            _log.warning("ended before everything was answered")
+        for executor in (loader, pool):
+            executor.shutdown(wait=False, cancel_futures=True)
+
+
+def _leave_threads() -> None:
+    """End the process without the threads that are still busy: Python would join them, however long they load."""
+    threads = [thread for thread in threading.enumerate() if thread.name.startswith(_THREADS)]
+    give_up_s = time.monotonic() + _LAST_JOIN_S
+    for thread in threads:
+        thread.join(max(give_up_s - time.monotonic(), 0.0))
+    if any(thread.is_alive() for thread in threads):
+        logging.shutdown()
+        os._exit(0)
 
 
 async def _keep_loaded(models: Models, interval_s: float) -> None:
@@ -125,16 +146,21 @@ def _stop_on_signals(servers: list[_Server], models: Models, grace_s: float) -> 
         for server in servers:
             server.should_exit = True
 
-    def stop(name: str) -> None:
-        if servers[0].should_exit:
-            for server in servers:
-                server.force_exit = True
-        _log.info("%s: not ready any more, draining", name)
+    stopping = False
+
+    def stop(number: signal.Signals) -> None:
+        nonlocal stopping
+        if stopping:
+            _log.warning("%s again: ending at once", number.name)
+            logging.shutdown()
+            os._exit(0)
+        stopping = True
+        _log.info("%s: not ready any more, draining", number.name)
         models.stop_accepting()
         loop.call_later(grace_s, exit_all)
 
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop, number.name)
+        loop.add_signal_handler(number, stop, number)
 
 
 def _check_host(options: ServeOptions) -> None:
