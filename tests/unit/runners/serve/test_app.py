@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,7 +22,9 @@ from onward.package.repository import Repository
 from onward.runners.serve.app import make_app
 from onward.runners.serve.exchange import Exchange, Route
 from onward.runners.serve.http import protocol_for
+from onward.runners.serve.lane import INLINE_BELOW_S, Speed
 from onward.runners.serve.models import Models
+from onward.runners.serve.served import ServedModel
 from tests import packages
 from tests.packages import echo_package, mlp_package, padded_package, reader_package
 from tests.unit.runners.serve.test_http import Transport, parse
@@ -240,3 +242,32 @@ async def test_preparation_is_refused_where_the_queue_is_full_of_it(models: Mode
     served.lane.admit(-limit, 0)
     assert (await on_the_fast_path(models, "/models/reader", texts, {}))[0] == 200
     assert served.lane.preparing_rows == 0
+
+
+async def test_only_what_was_measured_and_always_takes_as_long_runs_on_the_loop(models: Models) -> None:
+    assert not models.get("padded").lane.inline  # a longer sequence takes longer
+    served = models.get("reader")
+    unmeasured = Speed(served.pipeline, [])
+    assert not unmeasured.prepare_s < INLINE_BELOW_S
+    unmeasured.prepare_s = unmeasured.batch_s = 0.0
+    pool = DeferredPool()
+    quick = ServedModel(served.pipeline, unmeasured, cast(Any, pool))
+    headers = {b"content-type": b"text/plain"}
+    for size, on_pool in ((100, 0), (100_000, 1)):
+        exchange = Exchange(cast(Any, None), Route(quick.handle_plain, max_body_bytes=1 << 20), headers, b"", True)
+        exchange.body, exchange.arrived_s = b"x" * size, time.monotonic()
+        quick.handle_plain(exchange)
+        assert len(pool.jobs) == on_pool
+        exchange.abandon()
+    pool.jobs[0].cancel()
+
+
+class DeferredPool:
+    """A pool that is always busy."""
+
+    def __init__(self) -> None:
+        self.jobs: list[Future[Any]] = []
+
+    def submit(self, *call: Any) -> Future[Any]:
+        self.jobs.append(Future())
+        return self.jobs[-1]
