@@ -63,10 +63,6 @@ class Repository:
             raise ModelNotFound("no such model", expected=expected, found=f'"{name[:80]}"{suggestion(name, names)}')
         return found
 
-    def latest(self, name: str) -> str:
-        """The newest version of a package."""
-        return self.versions(name)[-1]
-
     def path(self, name: str, version: str = "") -> Path:
         """The folder of a version, by default the newest; raises `ModelNotFound`."""
         versions = self.versions(name)

@@ -25,7 +25,6 @@ def test_installed_versions_sort_by_number(tmp_path: Path, models: ModuleType) -
         repository.install(package(tmp_path, models, version))
     assert repository.names() == ("linear",)
     assert repository.versions("linear") == ("1.9.0", "1.10.0", "2")
-    assert repository.latest("linear") == "2"
     assert repository.path("linear") == tmp_path / "repository" / "linear" / "2"
     assert open_package(repository.path("linear", "1.9.0")).id.version == "1.9.0"
 
@@ -74,7 +73,7 @@ def test_an_unknown_name_gets_a_suggestion(tmp_path: Path, models: ModuleType) -
     repository = Repository(tmp_path / "repository")
     repository.install(package(tmp_path, models, "1.0.0"))
     with pytest.raises(ModelNotFound, match='did you mean "linear"'):
-        repository.latest("liner")
+        repository.versions("liner")
 
 
 @pytest.mark.parametrize("form", ["folder", "archive"])
@@ -137,7 +136,7 @@ def test_a_folder_of_versions_is_a_repository_of_one_name(
         with pytest.raises(ModelNotFound):
             repository.path("other")
     whole.install(package(tmp_path, models, "2.0.0"))
-    assert repository.latest("linear") == "2.0.0"
+    assert repository.versions("linear") == ("1.0.0", "2.0.0")
 
 
 def test_a_folder_of_versions_without_the_name_of_a_package_says_what_would_be_right(
