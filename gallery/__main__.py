@@ -22,7 +22,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m gallery", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
     build = commands.add_parser("build", help="build packages into the repository")
-    build.add_argument("names", nargs="*", choices=[[], *NAMES], default=NAMES, metavar="NAME")
+    build.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; by default all")
     show = commands.add_parser("show", help="serve the gallery, building what is missing, and ask each package")
     show.add_argument("--once", action="store_true", help="exit after the answers")
     show.add_argument("--port", type=int, default=8000)
@@ -32,6 +32,9 @@ def main() -> int:
     options = parser.parse_args()
     try:
         if options.command == "build":
+            unknown = sorted(set(options.names) - set(NAMES))
+            if unknown:
+                parser.error(f"no example package {', '.join(unknown)}; there are {', '.join(NAMES)}")
             for name in options.names or NAMES:
                 build_here(name, options.repository, _print_progress)
             return 0

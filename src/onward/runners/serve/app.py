@@ -175,10 +175,12 @@ class Endpoints:
         outputs = plain.requested_outputs(request.url.query.encode())
         (result,) = await served.answer([item], outputs)
         request_id = new_request_id().decode()
-        body = {
+        body: dict[str, Any] = {
             "answer": plain.readable(result), "package": served.id.name, "version": served.id.version,
             "request_id": request_id,
         }  # fmt: skip
+        if result.decision is not None:
+            body["decision"] = plain.readable_decision(result.decision)
         return JSONResponse(body, headers={"x-request-id": request_id})
 
 

@@ -145,11 +145,15 @@ class ServedModel:
 
     def answer_body(self, call: plain.Call, outputs: Outputs, start: int, rows: int, request_id: bytes) -> bytes:
         """The answers of one plain request as JSON."""
-        answers: list[Any] = []
-        for index in range(rows):
-            item = call.items[index] if call.items else {}
-            answers.append(plain.readable(self.pipeline.finish(item, outputs.slice(start + index, 1), call.outputs)))
+        results = [
+            self.pipeline.finish(call.items[index] if call.items else {}, outputs.slice(start + index, 1), call.outputs)
+            for index in range(rows)
+        ]
+        answers = [plain.readable(result) for result in results]
+        decisions = [result.decision and plain.readable_decision(result.decision) for result in results]
         body = b'{"answers":' + _encode(answers) if call.many else b'{"answer":' + _encode(answers[0])
+        if self.pipeline.policy is not None:
+            body += b',"decisions":' + _encode(decisions) if call.many else b',"decision":' + _encode(decisions[0])
         return b"".join([body, self._answer_tail, request_id, b'"}'])
 
     async def answer(self, items: Sequence[Item], outputs: Sequence[str] = ()) -> list[Result]:

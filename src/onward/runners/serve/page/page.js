@@ -186,7 +186,8 @@ async function run() {
 // --- The answer ---
 
 function showAnswer(body, tookMs) {
-	const { decision, ...rest } = body.answer;
+	const { decision } = body;
+	const rest = { ...body.answer };
 	const parts = [];
 	if (decision) {
 		const { outcome, rule, reasons = [], arguments: values } = decision;
