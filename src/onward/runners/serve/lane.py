@@ -215,7 +215,7 @@ class Lane:
 
     def _drive(self) -> None:
         """Start what can start now. One inline batch a turn, so that the loop reads the requests of the next one."""
-        self._drive_scheduled = False
+        self._drive_scheduled = False  # a call that is still to come finds nothing to do
         scheduler = self.scheduler
         now = time.monotonic()
         if self.inline:
@@ -282,13 +282,17 @@ class Lane:
                 return
 
     def _complete(self, batch: Batch, outcome: Outputs | OnwardError, run_s: float) -> None:
-        self._finish(batch, outcome, run_s)
-        if not self._drive_scheduled:
-            self._drive()
+        """A thread has computed a batch: give it the next one first, and write the answers while it computes."""
+        self.scheduler.done(batch, time.monotonic())
+        self._drive()
+        self._deliver(batch, outcome, run_s)
 
     def _finish(self, batch: Batch, outcome: Outputs | OnwardError, run_s: float) -> None:
-        """Hand each request its rows. A batch that failed for one request's sake is run again one by one."""
         self.scheduler.done(batch, time.monotonic())
+        self._deliver(batch, outcome, run_s)
+
+    def _deliver(self, batch: Batch, outcome: Outputs | OnwardError, run_s: float) -> None:
+        """Hand each request its rows. A batch that failed for one request's sake is run again one by one."""
         works: Sequence[Request] = batch.works  # type: ignore[assignment]
         if isinstance(outcome, OnwardError):
             self._finish_failed(works, outcome)

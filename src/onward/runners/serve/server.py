@@ -12,6 +12,7 @@ import ipaddress
 import logging
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -34,6 +35,8 @@ from onward.runners.serve.models import Models
 
 _log = logging.getLogger("onward.serve")
 _KEEP_ALIVE_S = 75
+# How long the loop may keep the interpreter to itself while a thread waits to hand over a finished batch.
+_SWITCH_INTERVAL_S = 0.0005
 _LOADERS = 2  # more would take the cores from what is being served
 _THREADS = "onward-pool"
 _LAST_JOIN_S = 0.5
@@ -67,6 +70,7 @@ def serve(options: ServeOptions) -> None:
     """Serve until SIGTERM or SIGINT; returns after the drain, or ends the process where a model still loads then."""
     _check_host(options)
     repository = Repository(options.repository)
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
     uvloop.run(_serve(options, repository))
     _leave_threads()
 
