@@ -4,7 +4,7 @@
 loop has to as well: `wrk` loads a responder that answers one canned reply for every row the loop has finished, no more.
 The generator therefore sends the same bytes, at the rate the loop computes, and burns what it would burn against a
 server of that speed. What counts is the loop's rows/s. The responder parses nothing but lengths; its own share of a
-core is a few per cent and is reported, so the limit is, if anything, slightly low.
+core is not measured apart (it is in the server's), so the limit is, if anything, slightly low.
 """
 
 from __future__ import annotations

@@ -15,23 +15,9 @@ import numpy as np
 import onnxruntime as ort
 
 from onward.errors import ExecutionError, MissingExtra, RefusedGraph, WrongDatatype
+from onward.package.tensors import DATATYPE_OF_ONNX
 from onward.types import Array, TensorSpec
 
-_DATATYPE_OF_ONNX: Mapping[str, str] = {
-    "tensor(bool)": "BOOL",
-    "tensor(uint8)": "UINT8",
-    "tensor(uint16)": "UINT16",
-    "tensor(uint32)": "UINT32",
-    "tensor(uint64)": "UINT64",
-    "tensor(int8)": "INT8",
-    "tensor(int16)": "INT16",
-    "tensor(int32)": "INT32",
-    "tensor(int64)": "INT64",
-    "tensor(float16)": "FP16",
-    "tensor(float)": "FP32",
-    "tensor(double)": "FP64",
-    "tensor(string)": "BYTES",
-}
 _SWITCH = ".wanted"
 _TRUE = np.array(True)
 _PROVIDERS: Mapping[str, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -39,7 +25,7 @@ _PROVIDERS: Mapping[str, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExe
 
 def tensor_spec(node: Any) -> TensorSpec:
     """The signature of one graph input or output, symbolic dimensions as -1."""
-    datatype = _DATATYPE_OF_ONNX.get(node.type)
+    datatype = DATATYPE_OF_ONNX.get(node.type)
     if datatype is None:
         raise RefusedGraph(
             f"tensor {node.name!r} has type {node.type}", expected="a tensor with an Open Inference Protocol datatype"

@@ -11,7 +11,7 @@ import onnxruntime
 from onward.errors import PackageError
 from onward.types import Array, TensorSpec
 
-_DATATYPES: Mapping[str, str] = {
+DATATYPE_OF_ONNX: Mapping[str, str] = {
     "tensor(bool)": "BOOL",
     "tensor(uint8)": "UINT8",
     "tensor(uint16)": "UINT16",
@@ -54,7 +54,7 @@ class GraphSession:
         return {spec.name: result for spec, result in zip(self.outputs, results, strict=True)}
 
     def _spec(self, tensor: Any, kind: str) -> TensorSpec:
-        datatype = _DATATYPES.get(tensor.type)
+        datatype = DATATYPE_OF_ONNX.get(tensor.type)
         if datatype is None:
             hint = "; export scikit-learn models with zipmap=False" if "map(" in tensor.type else ""
             raise PackageError(
