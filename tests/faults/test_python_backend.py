@@ -83,10 +83,18 @@ def gone(pid: int, within_s: float = 5.0) -> bool:
             state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
         except FileNotFoundError:
             return True
-        if state == "Z":
+        if state == "Z" and all_threads_ended(pid):
             return True
         time.sleep(0.01)
     return False
+
+
+def all_threads_ended(pid: int) -> bool:
+    """Whether a dead process can be reaped: its first thread is a zombie a moment before its last one has ended."""
+    try:
+        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:  # not a child of ours: somebody else reaps it
+        return True
 
 
 def wait_for(file: Path, within_s: float = 20.0) -> int:
