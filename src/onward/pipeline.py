@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from onward.decide.policy import Policy
+from onward.decide.policy import Facts, Policy
 from onward.errors import InputError, OnwardError, UnknownOutput
 from onward.execute.backend import Batched
 from onward.execute.batch import collate, split
@@ -140,7 +140,8 @@ class Pipeline:
         answer = self.generate(tensors, frozenset(outputs))
         result = Result(answer=answer, tensors=tensors, package=self.package.id)
         if self.policy is not None:
-            result = replace(result, decision=self.policy.decide(result, item, {}, time.time()))
+            facts = Facts(answer=answer, input=item, now_s=time.time())
+            result = replace(result, decision=self.policy.decide(facts))
         return result
 
     def check_examples(self) -> int:

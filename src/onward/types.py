@@ -111,13 +111,25 @@ class Prepared:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ActionCall:
+    """An action that a decision wants, with its typed arguments. Whether it may happen is not decided here."""
+
+    name: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """What a policy made of a result: the outcome, the rule that fired and why."""
+    """What a policy made of a result: the outcome, the rule that fired, why, and what is to be done about it.
+
+    `arguments` are values the outcome carries to the caller (`route:queue` with a priority, an amount to show).
+    """
 
     outcome: str
     rule: str
     reasons: tuple[str, ...] = ()
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    actions: tuple[ActionCall, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

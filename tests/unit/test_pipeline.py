@@ -11,13 +11,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import onward
-from onward.decide.policy import Profile
+from onward.decide.policy import Facts
 from onward.errors import GoldenExampleFailed, InputError, UnknownOutput, WrongShape
 from onward.package.assembly import assemble
 from onward.package.package import open_package
 from onward.pipeline import Pipeline
 from onward.testing import tiny_package
-from onward.types import CancelToken, Decision, Item, Result
+from onward.types import CancelToken, Decision
 
 rows = st.lists(st.lists(st.floats(-1e6, 1e6, width=32), min_size=3, max_size=3), max_size=9)
 
@@ -99,8 +99,9 @@ def test_a_cancelled_stream_gives_nothing(pipeline: Pipeline) -> None:
 
 def test_a_policy_decides_on_every_result(folder: Path) -> None:
     class Large:
-        def decide(self, result: Result, item: Item, profile: Profile, now_s: float) -> Decision:
-            return Decision(outcome="review" if max(result.answer["y"]) > 10 else "approve", rule="size")
+        def decide(self, facts: Facts) -> Decision:
+            assert facts.answer is not None
+            return Decision(outcome="review" if max(facts.answer["y"]) > 10 else "approve", rule="size")
 
     decided = Pipeline(open_package(folder), policy=Large()).batch([[1, 2, 3], [1, 2, 30]])
     assert [result.decision and result.decision.outcome for result in decided] == ["approve", "review"]

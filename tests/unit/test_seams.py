@@ -22,7 +22,7 @@ import pytest
 
 import onward
 from onward import types
-from onward.decide.policy import Policy
+from onward.decide.policy import Facts, Policy
 from onward.errors import ManifestError, OnwardError
 from onward.execute.backend import Admission, Batched, Streaming
 from onward.execute.scheduler import Batch, Scheduler, State, Work
@@ -125,7 +125,7 @@ def seams() -> Seams:
     for module in (types, store_records):
         for record in own(module, of=dataclasses.is_dataclass):
             found[f"record {module.__name__.removeprefix('onward.')}.{record.__name__}"] = fields(record)
-    for record in (Admission, Batch):
+    for record in (Admission, Batch, Facts):
         found[f"record {record.__module__.removeprefix('onward.')}.{record.__name__}"] = fields(record)
     for each in (State, *own(store_records, of=lambda value: issubclass(value, enum.Enum))):
         found[f"members of {each.__name__}"] = {member.name: repr(member.value) for member in each}
@@ -161,7 +161,7 @@ def test_every_kind_of_seam_is_frozen() -> None:
     assert frozen["manifest [package]"]["version"] == "str"
     assert frozen["manifest [batching]"]["max_batch_size"] == "int = 64"
     assert {"run", "close", "inputs", "outputs"} == frozen["class Batched"].keys()
-    assert frozen["class Policy"]["decide"].endswith("now_s: float) -> Decision")
+    assert frozen["class Policy"]["decide"].endswith("facts: Facts) -> Decision")
     assert "QUEUED" in frozen["members of State"]
     assert frozen["errors"]["QUEUE_FULL"] == "status 429, exit 75"
 
