@@ -50,6 +50,8 @@ MANIFEST: Mapping[str, type[Any]] = {
     "[[generate]] named": records.Named,
     "[batching]": records.Batching,
     "[limits]": records.Limits,
+    "[profile]": records.ProfileSource,
+    "[[feature]]": records.Feature,
 }
 CLASSES = (types.CancelToken, Batched, Streaming, Policy, Reader, Transaction, Store, Pipeline, Work, Scheduler)
 

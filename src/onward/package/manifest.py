@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Literal, cast
 
 from onward.errors import ManifestError
+from onward.package.features import read_features, read_profile
 from onward.package.manifest_checks import check_manifest
 from onward.package.manifest_text import dump_manifest
 from onward.package.records import (
     Batching,
     DecodeImage,
     Execute,
+    Feature,
     GenerateGraph,
     GenerateStep,
     Labels,
@@ -27,6 +29,7 @@ from onward.package.records import (
     PackageInfo,
     PrepareGraph,
     PrepareStep,
+    ProfileSource,
     Table,
     Tokenize,
 )
@@ -41,6 +44,7 @@ __all__ = [
     "Batching",
     "DecodeImage",
     "Execute",
+    "Feature",
     "GenerateGraph",
     "GenerateStep",
     "Labels",
@@ -51,6 +55,7 @@ __all__ = [
     "PackageInfo",
     "PrepareGraph",
     "PrepareStep",
+    "ProfileSource",
     "Table",
     "Tokenize",
     "dump_manifest",
@@ -69,6 +74,9 @@ _NAME_EXPECTED = 'a lower-case letter, then up to 63 of a-z, 0-9, "_" and "-"'
 _VERSION_EXPECTED = 'one to four dotted numbers, such as "1.0.0"'
 _PREPARE_STEPS = ("table", "tokenize", "decode_image", "graph")
 _GENERATE_STEPS = ("graph", "labels", "named")
+_TABLES = (
+    "package", "input", "output", "prepare", "execute", "generate", "batching", "limits", "profile", "feature",
+)  # fmt: skip
 _CONTENTS = ("value", "text", "image", "audio")
 
 
@@ -110,6 +118,8 @@ def parse_manifest(text: str, file: str = MANIFEST_FILE) -> Manifest:
         generate=_generate(document),
         batching=_batching(document.section("batching")),
         limits=_limits(document.section("limits")),
+        profile=read_profile(document),
+        features=read_features(document, inputs),
         file=file,
         lines=document.lines,
     )
@@ -127,7 +137,7 @@ def _check_format(document: Document) -> None:
         document.problem(
             "format", "not a format this version of Onward reads", expected=str(FORMAT), found=shown(found)
         )
-    for key in ("package", "input", "output", "prepare", "execute", "generate", "batching", "limits"):
+    for key in _TABLES:
         top.take(key)
     if not top.has("package"):
         document.problem("package", "missing", expected="[package] with name and version")

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from onward.package.features import check_profile
 from onward.package.records import (
     DecodeImage,
     GenerateGraph,
@@ -32,8 +33,14 @@ def check_manifest(manifest: Manifest, document: Document) -> None:
         if isinstance(step, Table) and step.unknown == "nan"
         for column in step.columns
     }
+    # The entity becomes no tensor, and what a feature always fills is never missing.
+    needs_no_default = {feature.name for feature in manifest.features if feature.default is not None}
+    if manifest.profile is not None:
+        needs_no_default.add(manifest.profile.entity)
     for index, field in enumerate(manifest.inputs):
-        _check_input(document, f"input[{index}]", field, missing_is_nan=field.name in unknown_is_nan)
+        missing_is_nan = field.name in unknown_is_nan
+        free = field.name in needs_no_default
+        _check_input(document, f"input[{index}]", field, missing_is_nan=missing_is_nan, needs_no_default=free)
     for index, field in enumerate(manifest.outputs):
         _check_range(document, f"output[{index}]", field)
     if manifest.batching.mode == "invariant":
@@ -42,6 +49,7 @@ def check_manifest(manifest: Manifest, document: Document) -> None:
         document.problem("batching.mode", "not built yet", expected=expected, found='"invariant"')
     _check_prepare(manifest, document)
     _check_generate(manifest, document)
+    check_profile(manifest, document)
 
 
 def _check_different(document: Document, table: str, names: list[str]) -> None:
@@ -50,7 +58,7 @@ def _check_different(document: Document, table: str, names: list[str]) -> None:
             document.problem(f"{table}[{index}].name", "given twice", expected="different names", found=f'"{name}"')
 
 
-def _check_input(document: Document, path: str, field: Field, *, missing_is_nan: bool) -> None:
+def _check_input(document: Document, path: str, field: Field, *, missing_is_nan: bool, needs_no_default: bool) -> None:
     if field.datatype not in NUMPY_OF_DATATYPE:
         return
     numeric = field.datatype not in ("BYTES", "BOOL")
@@ -64,7 +72,9 @@ def _check_input(document: Document, path: str, field: Field, *, missing_is_nan:
     _check_range(document, path, field)
     if field.default is not None:
         _check_default(document, f"{path}.default", field, numeric=numeric)
-    elif not field.required and not field.datatype.startswith("FP") and not (field.categories and missing_is_nan):
+    elif needs_no_default or field.required:
+        pass
+    elif not field.datatype.startswith("FP") and not (field.categories and missing_is_nan):
         expected = 'a default; only FP16, FP32, FP64 and, with unknown = "nan", categories can be missing (NaN)'
         document.problem(f"{path}.required", "an optional input needs a default", expected=expected)
 

@@ -9,12 +9,14 @@ from typing import Any
 from onward.package.records import (
     Batching,
     Execute,
+    Feature,
     GenerateGraph,
     GenerateStep,
     Labels,
     Limits,
     Manifest,
     PrepareStep,
+    ProfileSource,
     Table,
     Tokenize,
 )
@@ -49,6 +51,10 @@ def dump_manifest(manifest: Manifest) -> str:
     if limits:
         blocks.append("# Limits of one request, checked before anything is allocated.")
         blocks.append(_block("[limits]", limits))
+    if manifest.profile is not None:
+        blocks.append("# Profile: the input that names the entity, and what its past events say, as `profile.NAME`.")
+        blocks.append(_block("[profile]", _changed(manifest.profile, ProfileSource(entity=""))))
+        blocks.extend(_block("[[feature]]", _feature_pairs(feature)) for feature in manifest.features)
     return "\n\n".join(blocks).replace(".\n\n[", ".\n[") + "\n"
 
 
@@ -100,6 +106,18 @@ def _generate_pairs(step: GenerateStep) -> dict[str, Any]:
 def _batching_pairs(batching: Batching) -> dict[str, Any]:
     pairs: dict[str, Any] = {"max_batch_size": batching.max_batch_size}
     return pairs | _changed(batching, Batching(max_batch_size=batching.max_batch_size))
+
+
+def _feature_pairs(feature: Feature) -> dict[str, Any]:
+    pairs: dict[str, Any] = {"name": feature.name}
+    pairs |= {"kind": feature.kinds[0]} if len(feature.kinds) == 1 else {"kinds": feature.kinds}
+    pairs |= {"function": feature.function} | _pairs(feature, ("field", "window_s"))
+    if feature.function == "last_n":
+        pairs["n"] = feature.n
+    if feature.function in ("last", "last_n"):
+        pairs["datatype"] = feature.datatype
+    values = {"default": feature.default, "missing": feature.missing, "description": feature.description or None}
+    return pairs | {key: value for key, value in values.items() if value is not None}
 
 
 def toml_value(value: Any) -> str:

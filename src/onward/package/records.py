@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 from onward.types import Field
 
@@ -133,6 +133,49 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ProfileSource:
+    """`[profile]`: the input that names the entity, and what of its history counts.
+
+    `ttl_s`: events older than that are not seen (None: all are). `max_events`: only so many of the latest are.
+    """
+
+    entity: str
+    ttl_s: float | None = None
+    max_events: int = 10_000
+
+
+FeatureFunction: TypeAlias = Literal[
+    "count", "sum", "mean", "minimum", "maximum", "distinct", "last", "last_n", "time_since"
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Feature:
+    """`[[feature]]`: a value computed from an entity's events, as `profile.NAME` in policies.
+
+    `datatype` is that of the value (OIP words) or, for `last_n`, of the list's elements. `default` is the value where
+    no event counts (None: the feature is absent then); `missing` stands for the field in events that lack it (None:
+    those events do not count).
+    """
+
+    name: str
+    kinds: tuple[str, ...]
+    function: FeatureFunction
+    field: str = ""
+    window_s: float | None = None
+    n: int = 1
+    datatype: str = "FP64"
+    default: float | str | bool | tuple[Any, ...] | None = None
+    missing: float | str | bool | None = None
+    description: str = ""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """`()` for a single value, `(-1,)` for a list."""
+        return (-1,) if self.function == "last_n" else ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
     """A whole `onward.toml`. `file` and `lines` say where it was read from; they play no part in equality."""
 
@@ -144,6 +187,8 @@ class Manifest:
     generate: tuple[GenerateStep, ...] = ()
     batching: Batching = field(default_factory=Batching)
     limits: Limits = field(default_factory=Limits)
+    profile: ProfileSource | None = None
+    features: tuple[Feature, ...] = ()
     file: str = field(default="onward.toml", compare=False, repr=False)
     lines: Mapping[str, int] = field(default_factory=dict, compare=False, repr=False)
 

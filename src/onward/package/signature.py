@@ -69,9 +69,9 @@ def read_labels(file: Path) -> tuple[str, ...]:
 
 
 def _made_by_host_steps(manifest: Manifest) -> dict[str, TensorSpec]:
-    """The tensors that host steps make of an item, and the inputs that no step takes; batch dimension first."""
+    """The tensors that host steps make of an item, and the inputs but the entity that no step takes; batch first."""
     made: dict[str, TensorSpec] = {}
-    taken: set[str] = set()
+    taken: set[str] = {manifest.profile.entity} if manifest.profile is not None else set()
     for step in manifest.prepare:
         if isinstance(step, Table):
             taken.update(step.columns)

@@ -30,6 +30,8 @@ class Preparation:
             _host_step(step, manifest, folder) for step in manifest.prepare if not isinstance(step, PrepareGraph)
         ]
         used = {name for step in manifest.prepare for name in _consumed(step)}
+        if manifest.profile is not None:
+            used.add(manifest.profile.entity)
         # What no step reads goes to the graph as it is.
         self._values = tuple(field for field in self.fields if field.name not in used)
         self._graph = graph
