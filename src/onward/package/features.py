@@ -117,13 +117,12 @@ def is_kind(text: str) -> bool:
 
 
 def _datatype(section: Section, function: str, of_input: str | None) -> str:
-    if function not in _DECLARED:
-        if section.has("datatype") and function in _FUNCTIONS:
-            own = "INT64" if function in _INTEGERS else "FP64"
-            if section.take("datatype") != own:
-                section.problem("datatype", f"{function} gives {own}", expected=f'no datatype, or "{own}"')
-        return "INT64" if function in _INTEGERS else "FP64"
-    return section.text("datatype", of_input, choices=NUMPY_OF_DATATYPE)
+    if function in _DECLARED:
+        return section.text("datatype", of_input, choices=NUMPY_OF_DATATYPE)
+    own = "INT64" if function in _INTEGERS else "FP64"
+    if section.take("datatype") not in (None, own) and function in _FUNCTIONS:
+        section.problem("datatype", f"{function} gives {own}", expected=f'no datatype, or "{own}"')
+    return own
 
 
 def _default(section: Section, function: str, datatype: str) -> float | str | bool | tuple[Any, ...] | None:
