@@ -6,8 +6,8 @@ A few integer additions a request; no locks, since only the event loop writes. K
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import NamedTuple, Protocol
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
@@ -71,6 +71,23 @@ class ModelMetrics:
         self.shed[reason] = self.shed.get(reason, 0) + 1
 
 
+class DecisionMetrics:
+    """The decisions of one model version's policy."""
+
+    __slots__ = ("commit_s", "decisions", "name", "version")
+
+    def __init__(self, name: str, version: str) -> None:
+        self.name = name
+        self.version = version
+        self.decisions: dict[tuple[str, str], int] = {}
+        self.commit_s = Histogram(DURATION_BOUNDS_S)
+
+    def count(self, outcome: str, failure: str) -> None:
+        """Count a decision; `failure` says why it was made without an answer of the model ("": with one)."""
+        key = (outcome, failure)
+        self.decisions[key] = self.decisions.get(key, 0) + 1
+
+
 class ServedMetrics(Protocol):
     """Where the collector finds the counters at the time of a scrape."""
 
@@ -120,3 +137,47 @@ class ModelCollector(Collector):
         yield queued
         yield failures
         yield shed
+
+
+class Backlog(NamedTuple):
+    """The outbox at one moment: actions by state, and how long the one that is longest due has been waiting."""
+
+    states: Mapping[str, int]
+    oldest_s: float
+
+
+class DecisionCollector(Collector):
+    """Renders what policies decided, and the outbox where it is known."""
+
+    def __init__(self, decided: Callable[[], Iterable[DecisionMetrics]], backlog: Callable[[], Backlog | None]) -> None:
+        self._decided = decided
+        self._backlog = backlog
+
+    def describe(self) -> list[CounterMetricFamily]:
+        """Nothing fixed: without a policy there is nothing to tell."""
+        return []
+
+    def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily]:
+        """Decisions and commits a model version; actions by state for the whole store."""
+        labels = ["model", "version"]
+        decisions = CounterMetricFamily(
+            "onward_decisions", "Decisions recorded", labels=[*labels, "outcome", "failure"]
+        )
+        commits = HistogramMetricFamily(
+            "onward_decision_commit_duration_seconds", "From an answer to its durable decision", labels=labels
+        )
+        for policy in self._decided():
+            for (outcome, failure), count in policy.decisions.items():
+                decisions.add_metric([policy.name, policy.version, outcome, failure], count)
+            commits.add_metric([policy.name, policy.version], policy.commit_s.cumulative(), policy.commit_s.total)
+        yield decisions
+        yield commits
+        backlog = self._backlog()
+        actions = GaugeMetricFamily("onward_outbox_actions", "Actions that are not at an end", labels=["state"])
+        oldest = GaugeMetricFamily("onward_outbox_oldest_seconds", "How long the action longest due has been waiting")
+        if backlog is not None:
+            for state, count in backlog.states.items():
+                actions.add_metric([state], count)
+            oldest.add_metric([], backlog.oldest_s)
+        yield actions
+        yield oldest

@@ -27,7 +27,6 @@ from starlette.types import Message
 import onward
 from onward.errors import MalformedBody, MethodNotAllowed, NotFound, OnwardError, TooLarge, UnsupportedMedia
 from onward.package.examples import read_examples
-from onward.runners.serve import plain
 from onward.runners.serve.exchange import Exchange, Headers, Route, error_body, error_headers, new_request_id
 from onward.runners.serve.models import Models
 from onward.runners.serve.served import ServedModel
@@ -151,12 +150,7 @@ class Endpoints:
         served = self._model(request)
         exchange = AsgiExchange(Route(partial(handle, served), max_body_bytes=limit), request)
         exchange.body = body
-        exchange.start()
-        try:
-            return await exchange.response
-        except asyncio.CancelledError:
-            exchange.abandon()
-            raise
+        return await self._answer(exchange)
 
     async def _multipart(self, request: Request) -> Response:
         served = self._model(request)
@@ -172,16 +166,17 @@ class Endpoints:
             raise MalformedBody(where="body", expected="multipart/form-data", found=str(error.detail)) from None
         served = self._model(request)
         item = {_only_file(name, fields): value for name, value in item.items()}
-        outputs = plain.requested_outputs(request.url.query.encode())
-        (result,) = await served.answer([item], outputs)
-        request_id = new_request_id().decode()
-        body: dict[str, Any] = {
-            "answer": plain.readable(result), "package": served.id.name, "version": served.id.version,
-            "request_id": request_id,
-        }  # fmt: skip
-        if result.decision is not None:
-            body["decision"] = plain.readable_decision(result.decision)
-        return JSONResponse(body, headers={"x-request-id": request_id})
+        exchange = AsgiExchange(Route(lambda one: served.handle_form(one, item), max_body_bytes=limit), request)
+        exchange.body = max((value for value in item.values() if isinstance(value, bytes)), key=len, default=b"")
+        return await self._answer(exchange)
+
+    async def _answer(self, exchange: AsgiExchange) -> Response:
+        exchange.start()
+        try:
+            return await exchange.response
+        except asyncio.CancelledError:
+            exchange.abandon()
+            raise
 
 
 def metadata(served: ServedModel, models: Models) -> dict[str, Any]:

@@ -10,9 +10,9 @@ import itertools
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import msgspec
 
@@ -80,6 +80,18 @@ class Abandonable(Protocol):
         ...
 
 
+class Undecided(Protocol):
+    """A request that a policy decides; it answers the exchange, once the decision is durable."""
+
+    def decide(self, answers: Sequence[Mapping[str, Any]]) -> None:
+        """Decide on the model's answers, one an item."""
+        ...
+
+    def fall_back(self, error: OnwardError) -> None:
+        """Decide without an answer: the model failed, or the deadline passed."""
+        ...
+
+
 class _Unused:
     """uvicorn wakes an ASGI cycle through an event; an exchange has no one to wake."""
 
@@ -92,7 +104,7 @@ class Exchange:
 
     __slots__ = (
         "arrived_s", "body", "disconnected", "expects_continue", "headers", "keep_alive", "more_body", "oversize",
-        "protocol", "query", "request_id", "response_complete", "route", "started", "work",
+        "protocol", "query", "request_id", "response_complete", "route", "started", "undecided", "work",
     )  # fmt: skip
     message_event = _Unused()
 
@@ -110,6 +122,7 @@ class Exchange:
         self.response_complete = False
         self.disconnected = False
         self.work: Abandonable | None = None
+        self.undecided: Undecided | None = None
         self.request_id = new_request_id()
         self.arrived_s = 0.0
 
@@ -185,7 +198,15 @@ class Exchange:
         protocol.on_response_complete()
 
     def fail(self, error: OnwardError) -> None:
-        """Answer with an error."""
+        """Answer with an error; where a policy decides and the fault is not the caller's, with its fallback."""
+        undecided, self.undecided = self.undecided, None
+        if undecided is not None and error.status >= 500 and not (self.disconnected or self.response_complete):
+            try:
+                undecided.fall_back(error)
+            except Exception:
+                _log.exception("request %s could not be decided without an answer", self.request_id.decode())
+            else:
+                return
         self.respond(error_body(error, self.request_id), status=error.status, headers=error_headers(error))
 
     def abandon(self) -> None:

@@ -150,6 +150,8 @@ class FastProtocol(HttpToolsProtocol):
         length = headers.get(b"content-length")
         if data is None or length is None or b"transfer-encoding" in headers or not exchange.keep_alive:
             return
+        if b"idempotency-key" in headers:  # another one each time: it would only push others out
+            return
         start = data.find(_END_OF_HEAD, 0, _MAX_HEAD_BYTES) + 4
         if start < 4 or len(data) - start != int(length) or self.expect_100_continue:
             return

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import Executor
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -30,6 +30,9 @@ from onward.runners.serve.lane import INLINE_BELOW_S, Lane, Outputs, Request, Sp
 from onward.runners.serve.oip import InferDecoder, InferEncoder, InferRequest, field_specs
 from onward.telemetry import ModelMetrics
 from onward.types import Array, Field, Item, Prepared, Result
+
+if TYPE_CHECKING:  # what decides is imported only where a package has a policy
+    from onward.runners.serve.decider import Decider
 
 __all__ = ["ServedModel", "Speed"]
 
@@ -58,6 +61,7 @@ class ServedModel:
         inline = steady and speed.batch_s < INLINE_BELOW_S
         self.lane = Lane(pipeline, self.metrics, inline=inline)
         self.speed = speed
+        self.decider: Decider | None = None  # set before the first request, where the package has a policy
         self._pool = pool
         media = any(field.content in ("image", "audio") for field in self.signature.inputs)
         self._prepare_inline = speed.prepare_s < INLINE_BELOW_S and not media
@@ -115,12 +119,27 @@ class ServedModel:
                 self._queue_plain(exchange, call, 1, fetches, deadline_s, {table.output: row}, 0)
                 return
             items, many = plain.read_items(content_type, exchange.body, self.signature.inputs, max_rows=self._max_rows)
-            call = plain.Call(items=items, many=many, outputs=outputs)
-            then = partial(self._queue_plain, exchange, call, len(items), fetches, deadline_s)
-            self._prepare(exchange, items, deadline_s, then)
+            self._answer_items(exchange, plain.Call(items=items, many=many, outputs=outputs), fetches, deadline_s)
         except OnwardError as error:
             self.metrics.fail(error.code)
             raise
+
+    def handle_form(self, exchange: Exchange, item: Item) -> None:
+        """Answer an item that came as a form."""
+        try:
+            deadline_s = self._deadline(exchange)
+            outputs = plain.requested_outputs(exchange.query)
+            fetches = self.pipeline.fetches(outputs) if outputs else self.pipeline.default_fetches
+            self._answer_items(exchange, plain.Call(items=[item], many=False, outputs=outputs), fetches, deadline_s)
+        except OnwardError as error:
+            self.metrics.fail(error.code)
+            raise
+
+    def _answer_items(self, exchange: Exchange, call: plain.Call, fetches: tuple[str, ...], deadline_s: float) -> None:
+        if self.decider is not None:
+            self.decider.take(exchange, call)
+        then = partial(self._queue_plain, exchange, call, len(call.items), fetches, deadline_s)
+        self._prepare(exchange, call.items, deadline_s, then)
 
     def _table_row(self, table: TablePreparation, content_type: str, body: bytes | bytearray) -> list[float] | None:
         """The short way for a table: JSON straight into a row, unless a policy wants to see the item."""
@@ -143,17 +162,15 @@ class ServedModel:
         work.call = call
         self._submit(exchange, work)
 
+    def answers(self, call: plain.Call, outputs: Outputs, start: int, rows: int) -> list[dict[str, Any]]:
+        """What the model says of each item of a plain request, as JSON can hold it."""
+        slices = (outputs.slice(start + index, 1) for index in range(rows))
+        return [plain.readable(self._result(tensors, call.outputs)) for tensors in slices]
+
     def answer_body(self, call: plain.Call, outputs: Outputs, start: int, rows: int, request_id: bytes) -> bytes:
         """The answers of one plain request as JSON."""
-        results = [
-            self.pipeline.finish(call.items[index] if call.items else {}, outputs.slice(start + index, 1), call.outputs)
-            for index in range(rows)
-        ]
-        answers = [plain.readable(result) for result in results]
-        decisions = [result.decision and plain.readable_decision(result.decision) for result in results]
+        answers = self.answers(call, outputs, start, rows)
         body = b'{"answers":' + _encode(answers) if call.many else b'{"answer":' + _encode(answers[0])
-        if self.pipeline.policy is not None:
-            body += b',"decisions":' + _encode(decisions) if call.many else b',"decision":' + _encode(decisions[0])
         return b"".join([body, self._answer_tail, request_id, b'"}'])
 
     async def answer(self, items: Sequence[Item], outputs: Sequence[str] = ()) -> list[Result]:
@@ -169,10 +186,13 @@ class ServedModel:
             self.lane.admit(-len(items), -size)
         key, length = self._key(columns, fetches, length)
         tensors = await answer(self.lane, Waiting(columns, fetches, len(items), length, key, deadline_s))
-        return [
-            self.pipeline.finish(item, {name: rows[index : index + 1] for name, rows in tensors.items()}, outputs)
-            for index, item in enumerate(items)
-        ]
+        slices = ({name: rows[index : index + 1] for name, rows in tensors.items()} for index in range(len(items)))
+        return [self._result(rows, outputs) for rows in slices]
+
+    def _result(self, tensors: Mapping[str, Array], outputs: Sequence[str]) -> Result:
+        """What the model says of one item; what is decided on it is the decider's."""
+        answer = self.pipeline.generate(tensors, frozenset(outputs))
+        return Result(answer=answer, tensors=tensors, package=self.id)
 
     # --- Both ---
 
@@ -353,8 +373,12 @@ class _Plain(_Answering):
         del self.call
 
     def resolve(self, outputs: Outputs, start: int) -> None:
-        """Answer with what a person reads."""
+        """Answer with what a person reads; where a policy decides, once it has."""
         try:
+            undecided = self.exchange.undecided
+            if undecided is not None:
+                undecided.decide(self.served.answers(self.call, outputs, start, self.rows))
+                return
             body = self.served.answer_body(self.call, outputs, start, self.rows, self.exchange.request_id)
         except OnwardError as error:
             self.reject(error)
