@@ -1,7 +1,7 @@
 """A real PostgreSQL for tests: one server for each run of pytest, started when the first test asks for it.
 
-A `conftest.py` makes the fixtures known with `from tests.postgres import postgres, postgres_url  # noqa: F401`. Every test that uses
-`postgres_url` gets a database of its own, empty. The server listens on a Unix socket only and goes with the run.
+A `conftest.py` makes the fixtures known with `from tests.postgres import postgres, postgres_url  # noqa: F401`. Every
+test that uses `postgres_url` gets a database of its own, empty. The server listens on a Unix socket only.
 """
 
 from __future__ import annotations

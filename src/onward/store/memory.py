@@ -1,19 +1,19 @@
 """The store in memory: for tests and for trying things out. Whole, but nothing outlives the process.
 
 A transaction works on a copy of the tables, which takes the place of the old ones when it commits; so it costs time
-in proportion to what is stored.
+in proportion to what is stored, and a savepoint does too.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import replace
 
 from onward.store.chain import link
+from onward.store.memory_tables import MemoryReader, Tables
 from onward.store.records import (
-    ACTION_TRANSITIONS,
     Action,
     ActionDraft,
     ActionState,
@@ -26,137 +26,47 @@ from onward.store.records import (
     Erasure,
     ProfileEvent,
     Recording,
+    Switch,
     Turn,
 )
-from onward.store.store import Conflict
-
-
-@dataclass(slots=True, kw_only=True)
-class _Tables:
-    audit: list[AuditEntry] = field(default_factory=list)
-    entry_ids: dict[str, int] = field(default_factory=dict)
-    actions: dict[str, Action] = field(default_factory=dict)
-    idempotency: dict[tuple[str, str], str] = field(default_factory=dict)
-    approvals: dict[str, Approval] = field(default_factory=dict)
-    keys: dict[str, EntityKey] = field(default_factory=dict)
-    events: dict[tuple[str, str], ProfileEvent] = field(default_factory=dict)
-    conversations: dict[tuple[str, str], Conversation] = field(default_factory=dict)
-    turns: dict[tuple[str, str], tuple[Turn, ...]] = field(default_factory=dict)
-    recordings: dict[str, Recording] = field(default_factory=dict)
-
-    def copy(self) -> _Tables:
-        return _Tables(**{column.name: getattr(self, column.name).copy() for column in fields(self)})
-
-
-class MemoryReader:
-    """Reads of one state of the tables."""
-
-    def __init__(self, tables: _Tables) -> None:
-        self._tables_or_none: _Tables | None = tables
-
-    @property
-    def _tables(self) -> _Tables:
-        if self._tables_or_none is None:
-            raise RuntimeError("the transaction has ended")
-        return self._tables_or_none
-
-    def audit_entries(self, *, after: int = 0, limit: int = 1000) -> list[AuditEntry]:
-        """See `Reader`."""
-        return self._tables.audit[after : after + limit]
-
-    def audit_of(self, subject: str) -> list[AuditEntry]:
-        """See `Reader`."""
-        return [entry for entry in self._tables.audit if entry.draft.subject == subject]
-
-    def last_audit(self) -> AuditEntry | None:
-        """See `Reader`."""
-        return self._tables.audit[-1] if self._tables.audit else None
-
-    def action(self, action_id: str) -> Action | None:
-        """See `Reader`."""
-        return self._tables.actions.get(action_id)
-
-    def actions(self, state: ActionState, *, limit: int = 100) -> list[Action]:
-        """See `Reader`."""
-        return [action for action in self._tables.actions.values() if action.state is state][:limit]
-
-    def approval(self, approval_id: str) -> Approval | None:
-        """See `Reader`."""
-        return self._tables.approvals.get(approval_id)
-
-    def open_approvals(self, tenant: str, now_s: float, *, limit: int = 100) -> list[Approval]:
-        """See `Reader`."""
-        return [
-            approval
-            for approval in sorted(self._tables.approvals.values(), key=lambda approval: approval.requested_s)
-            if approval.tenant == tenant and approval.state is ApprovalState.OPEN and now_s < approval.expires_s
-        ][:limit]
-
-    def key(self, key_id: str) -> EntityKey | None:
-        """See `Reader`."""
-        return self._tables.keys.get(key_id)
-
-    def key_of(self, tenant: str, entity: str) -> EntityKey | None:
-        """See `Reader`."""
-        for key in self._tables.keys.values():
-            if key.destroyed_s is None and (key.tenant, key.entity) == (tenant, entity):
-                return key
-        return None
-
-    def events(
-        self,
-        tenant: str,
-        entity: str,
-        *,
-        as_of_s: float,
-        known_s: float | None = None,
-        kinds: tuple[str, ...] = (),
-        limit: int = 100,
-    ) -> list[ProfileEvent]:
-        """See `Reader`."""
-        found = [
-            event
-            for event in self._tables.events.values()
-            if (event.tenant, event.entity) == (tenant, entity)
-            and event.at_s < as_of_s
-            and (known_s is None or event.recorded_s <= known_s)
-            and (not kinds or event.kind in kinds)
-        ]
-        return sorted(found, key=lambda event: (event.at_s, event.event_id), reverse=True)[:limit]
-
-    def count_events(self, tenant: str, entity: str, kind: str, *, since_s: float, as_of_s: float) -> int:
-        """See `Reader`."""
-        return sum(
-            (event.tenant, event.entity, event.kind) == (tenant, entity, kind) and since_s <= event.at_s < as_of_s
-            for event in self._tables.events.values()
-        )
-
-    def conversation(self, tenant: str, conversation_id: str) -> Conversation | None:
-        """See `Reader`."""
-        return self._tables.conversations.get((tenant, conversation_id))
-
-    def turns(self, tenant: str, conversation_id: str, *, limit: int = 1000) -> list[Turn]:
-        """See `Reader`."""
-        turns = self._tables.turns.get((tenant, conversation_id), ())
-        return list(turns[max(len(turns) - limit, 0) :])
-
-    def recordings(self, model: str, *, since_s: float = 0.0, limit: int = 1000) -> list[Recording]:
-        """See `Reader`."""
-        found = [row for row in self._tables.recordings.values() if row.model == model and row.at_s >= since_s]
-        return sorted(found, key=lambda row: row.at_s)[:limit]
+from onward.store.store import Conflict, InvalidRecord
+from onward.store.transitions import (
+    AFTER_LEASE,
+    LEASE_RAN_OUT,
+    after_approval,
+    check_request,
+    decided,
+    expired,
+    leased,
+    moved,
+    reserved,
+    same_request,
+)
+from onward.store.validity import valid, valid_text, valid_time
 
 
 class MemoryTransaction(MemoryReader):
     """Reads and writes on a copy of the tables."""
 
-    def end(self) -> _Tables:
-        """The tables as they are now; every later call is a `RuntimeError`."""
-        tables, self._tables_or_none = self._tables, None
-        return tables
+    _inside = False
+
+    @contextmanager
+    def savepoint(self) -> Iterator[None]:
+        """See `Transaction`."""
+        if self._inside:
+            raise RuntimeError("savepoints cannot be nested")
+        before, self._inside = self._tables.copy(), True
+        try:
+            yield
+        except BaseException:
+            self._tables_or_none = before
+            raise
+        finally:
+            self._inside = False
 
     def append_audit(self, draft: AuditDraft) -> AuditEntry:
         """See `Transaction`."""
-        if draft.entry_id in self._tables.entry_ids:
+        if valid(draft).entry_id in self._tables.entry_ids:
             raise Conflict("the audit log has an entry of that id", found=draft.entry_id)
         entry = link(draft, self.last_audit())
         self._tables.audit.append(entry)
@@ -165,41 +75,31 @@ class MemoryTransaction(MemoryReader):
 
     def reserve(self, draft: ActionDraft) -> Action:
         """See `Transaction`."""
-        taken = self._tables.idempotency.get((draft.tenant, draft.idempotency_key))
+        taken = self._tables.idempotency.get((valid(draft).tenant, draft.idempotency_key))
         if taken is not None:
-            action = self._tables.actions[taken]
-            if (action.draft.name, action.draft.payload_digest) != (draft.name, draft.payload_digest):
-                raise Conflict("the idempotency key belongs to another action", found=draft.idempotency_key)
-            return action
+            return same_request(self._tables.actions[taken], draft)
         if draft.action_id in self._tables.actions:
             raise Conflict("there is an action of that id", found=draft.action_id)
-        state = ActionState.WAITING if draft.needs_approval else ActionState.PENDING
-        action = Action(draft=draft, state=state, attempt=0, available_s=draft.available_s, updated_s=draft.created_s)
-        self._tables.actions[draft.action_id] = action
+        action = self._tables.actions[draft.action_id] = reserved(draft)
         self._tables.idempotency[draft.tenant, draft.idempotency_key] = draft.action_id
         return action
 
-    def lease_actions(self, owner: str, *, now_s: float, lease_s: float, limit: int = 1) -> list[Action]:
+    def lease_actions(
+        self, owner: str, *, now_s: float, lease_s: float, limit: int = 1, names: Collection[str] | None = None
+    ) -> list[Action]:
         """See `Transaction`."""
+        valid_text("owner", owner)
         due = [
             action
             for action in self._tables.actions.values()
-            if action.state is ActionState.PENDING and action.available_s <= now_s
+            if action.state is ActionState.PENDING
+            and action.available_s <= valid_time("now_s", now_s)
+            and (names is None or action.draft.name in names)
         ]
         due.sort(key=lambda action: action.available_s)
-        leased = [
-            replace(
-                action,
-                state=ActionState.LEASED,
-                attempt=action.attempt + 1,
-                owner=owner,
-                lease_until_s=now_s + lease_s,
-                updated_s=now_s,
-            )
-            for action in due[:limit]
-        ]
-        self._tables.actions.update({action.draft.action_id: action for action in leased})
-        return leased
+        taken = [leased(action, owner, now_s=now_s, lease_s=lease_s) for action in due[:limit]]
+        self._tables.actions.update({action.draft.action_id: action for action in taken})
+        return taken
 
     def move_action(
         self,
@@ -213,50 +113,34 @@ class MemoryTransaction(MemoryReader):
         receipt: bytes = b"",
     ) -> Action:
         """See `Transaction`."""
-        action = self.action(action_id)
-        if action is None:
-            raise Conflict("there is no such action", found=action_id)
-        if action.attempt != attempt:
-            raise Conflict("another attempt has begun", expected=f"attempt {action.attempt}", found=f"{attempt}")
-        if to not in ACTION_TRANSITIONS[action.state] or to is ActionState.LEASED:
-            raise Conflict(f"an action that is {action.state.value} does not become {to.value}", where=action_id)
-        holds_lease = to is ActionState.EXECUTING
-        moved = replace(
-            action,
-            state=to,
-            available_s=(now_s if available_s is None else available_s)
-            if to is ActionState.PENDING
-            else action.available_s,
-            updated_s=now_s,
-            owner=action.owner if holds_lease else "",
-            lease_until_s=action.lease_until_s if holds_lease else 0.0,
+        action = moved(
+            self.action(action_id),
+            action_id,
+            to,
+            attempt=attempt,
+            now_s=now_s,
+            available_s=available_s,
             error=error,
             receipt=receipt,
         )
-        self._tables.actions[action_id] = moved
-        return moved
+        self._tables.actions[action_id] = action
+        return action
 
     def settle_leases(self, now_s: float) -> list[Action]:
         """See `Transaction`."""
-        settled = []
-        after = {ActionState.LEASED: ActionState.PENDING, ActionState.EXECUTING: ActionState.UNKNOWN}
-        for action_id, action in list(self._tables.actions.items()):
-            if action.state in after and action.lease_until_s <= now_s:
-                to = after[action.state]
-                settled.append(
-                    self.move_action(action_id, to, attempt=action.attempt, now_s=now_s, error="the lease ran out")
-                )
-        return settled
+        return [
+            self.move_action(
+                action_id, AFTER_LEASE[action.state], attempt=action.attempt, now_s=now_s, error=LEASE_RAN_OUT
+            )
+            for action_id, action in list(self._tables.actions.items())
+            if action.state in AFTER_LEASE and action.lease_until_s <= now_s
+        ]
 
     def request_approval(self, approval: Approval) -> None:
         """See `Transaction`."""
-        action = self.action(approval.action_id)
-        if approval.approval_id in self._tables.approvals:
+        if valid(approval).approval_id in self._tables.approvals:
             raise Conflict("there is an approval of that id", found=approval.approval_id)
-        if action is None or action.state is not ActionState.WAITING or action.draft.tenant != approval.tenant:
-            raise Conflict("the action does not wait for an approval", found=approval.action_id)
-        if action.draft.payload_digest != approval.payload_digest:
-            raise Conflict("the action has another payload", found=approval.payload_digest)
+        check_request(approval, self.action(approval.action_id), self.approvals_of(approval.action_id))
         self._tables.approvals[approval.approval_id] = approval
 
     def decide_approval(
@@ -271,54 +155,94 @@ class MemoryTransaction(MemoryReader):
         note: str = "",
     ) -> Approval:
         """See `Transaction`."""
-        approval = self.approval(approval_id)
-        if approval is None or approval.tenant != tenant:
-            raise Conflict("there is no such approval", found=approval_id)
-        if approval.payload_digest != payload_digest:
-            raise Conflict("the approval is for another payload", found=payload_digest)
-        if approval.state is not ApprovalState.OPEN or approval.expires_s <= now_s:
-            raise Conflict("the approval is not open any more", found=approval_id)
-        state = ApprovalState.GRANTED if granted else ApprovalState.REFUSED
-        return self._end_approval(replace(approval, state=state, decided_by=by, note=note), now_s)
+        approval = decided(
+            self.approval(approval_id),
+            tenant,
+            approval_id,
+            payload_digest=payload_digest,
+            granted=granted,
+            by=by,
+            now_s=now_s,
+            note=note,
+        )
+        action = self._tables.actions[approval.action_id]
+        self._tables.actions[approval.action_id] = after_approval(approval, action, now_s)
+        self._tables.approvals[approval_id] = approval
+        return approval
 
     def expire_approvals(self, now_s: float) -> list[Approval]:
         """See `Transaction`."""
-        return [
-            self._end_approval(replace(approval, state=ApprovalState.EXPIRED), now_s)
-            for approval in list(self._tables.approvals.values())
+        over = [
+            expired(approval, valid_time("now_s", now_s))
+            for approval in self._in_order(list(self._tables.approvals.values()))
             if approval.state is ApprovalState.OPEN and approval.expires_s <= now_s
         ]
+        for approval in over:
+            action = self._tables.actions[approval.action_id]
+            self._tables.approvals[approval.approval_id] = approval
+            if action.state is ActionState.WAITING:
+                self._tables.actions[approval.action_id] = after_approval(approval, action, now_s)
+        return over
 
-    def _end_approval(self, approval: Approval, now_s: float) -> Approval:
-        ended = replace(approval, decided_s=now_s)
-        self._tables.approvals[approval.approval_id] = ended
-        action = self._tables.actions[approval.action_id]
-        granted = approval.state is ApprovalState.GRANTED
-        to = ActionState.PENDING if granted else ActionState.REFUSED
-        # What was granted is due when it was meant to be, not before.
-        available_s = max(now_s, action.draft.available_s)
-        self.move_action(approval.action_id, to, attempt=action.attempt, now_s=now_s, available_s=available_s)
-        return ended
+    def note_outcome(self, tenant: str, policy: str, outcome: str, at_s: float) -> None:
+        """See `Transaction`."""
+        for name, text in (("tenant", tenant), ("policy", policy), ("outcome", outcome)):
+            valid_text(name, text)
+        self._tables.outcomes.append((tenant, policy, outcome, valid_time("at_s", at_s)))
+
+    def delete_outcomes(self, *, before_s: float) -> int:
+        """See `Transaction`."""
+        outcomes = self._tables.outcomes
+        kept = [noted for noted in outcomes if noted[3] >= before_s]
+        self._tables.outcomes = kept
+        return len(outcomes) - len(kept)
+
+    def set_switch(self, name: str, on: bool, by: str, at_s: float) -> Switch:
+        """See `Transaction`."""
+        switch = self._tables.switches[name] = valid(Switch(name=name, on=on, by=by, at_s=at_s))
+        return switch
 
     def add_key(self, key: EntityKey) -> None:
         """See `Transaction`."""
-        if key.key_id in self._tables.keys or self.key_of(key.tenant, key.entity) is not None:
+        if valid(key).key_id in self._tables.keys or self.key_of(key.tenant, key.entity) is not None:
             raise Conflict("the entity has a key, or the id is taken", found=key.key_id)
         self._tables.keys[key.key_id] = key
 
     def append_event(self, event: ProfileEvent) -> bool:
         """See `Transaction`."""
-        if (event.tenant, event.event_id) in self._tables.events:
-            return False
-        self._tables.events[event.tenant, event.event_id] = event
-        return True
+        return self.append_events([event]) == 1
+
+    def append_events(self, events: Sequence[ProfileEvent]) -> int:
+        """See `Transaction`."""
+        table = self._tables.events
+        before = len(table)
+        for event in [valid(event) for event in events]:
+            table.setdefault((event.tenant, event.event_id), event)
+        return len(table) - before
+
+    def delete_events(
+        self, *, before_s: float, tenant: str | None = None, kinds: tuple[str, ...] = (), limit: int | None = None
+    ) -> int:
+        """See `Transaction`."""
+        old = [
+            (event.at_s, place)
+            for place, event in self._tables.events.items()
+            if event.at_s < before_s and tenant in (None, event.tenant) and (not kinds or event.kind in kinds)
+        ]
+        doomed = sorted(old)[:limit]
+        for _, place in doomed:
+            del self._tables.events[place]
+        return len(doomed)
 
     def erase_entity(self, tenant: str, entity: str, now_s: float) -> Erasure:
         """See `Transaction`."""
+        if not entity:
+            raise InvalidRecord("only somebody can be erased", where="entity")
         tables, owner = self._tables, (tenant, entity)
         key = self.key_of(tenant, entity)
         if key is not None:
-            tables.keys[key.key_id] = replace(key, entity="", wrapped=b"", destroyed_s=now_s)
+            destroyed = replace(key, entity="", wrapped=b"", destroyed_s=valid_time("now_s", now_s))
+            tables.keys[key.key_id] = destroyed
         events = [place for place, event in tables.events.items() if (event.tenant, event.entity) == owner]
         talks = [place for place, talk in tables.conversations.items() if (talk.tenant, talk.entity) == owner]
         recordings = [place for place, row in tables.recordings.items() if (row.tenant, row.entity) == owner]
@@ -334,14 +258,14 @@ class MemoryTransaction(MemoryReader):
 
     def open_conversation(self, conversation: Conversation) -> None:
         """See `Transaction`."""
-        place = (conversation.tenant, conversation.conversation_id)
+        place = (valid(conversation).tenant, conversation.conversation_id)
         if place in self._tables.conversations:
             raise Conflict("there is a conversation of that id", found=conversation.conversation_id)
         self._tables.conversations[place] = conversation
 
     def append_turn(self, tenant: str, turn: Turn) -> None:
         """See `Transaction`."""
-        place = (tenant, turn.conversation_id)
+        place = (tenant, valid(turn).conversation_id)
         if place not in self._tables.conversations:
             raise Conflict("there is no such conversation", found=turn.conversation_id)
         turns = self._tables.turns.get(place, ())
@@ -356,7 +280,7 @@ class MemoryTransaction(MemoryReader):
 
     def add_recording(self, recording: Recording) -> None:
         """See `Transaction`."""
-        if recording.recording_id in self._tables.recordings:
+        if valid(recording).recording_id in self._tables.recordings:
             raise Conflict("there is a recording of that id", found=recording.recording_id)
         self._tables.recordings[recording.recording_id] = recording
 
@@ -372,7 +296,7 @@ class MemoryStore:
     """A `Store` in memory."""
 
     def __init__(self) -> None:
-        self._tables = _Tables()
+        self._tables = Tables()
         self._writing = threading.Lock()
         self._writer = 0
 

@@ -166,13 +166,14 @@ class Conversation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
-    """One message of a conversation; `index` counts from 0 without gaps."""
+    """One message of a conversation; `index` counts from 0 without gaps, `state` is the dialogue's after it."""
 
     conversation_id: str
     index: int
     role: str
     content: bytes
     at_s: float
+    state: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,6 +190,16 @@ class Recording:
     duration_s: float
     input: bytes
     answer: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Switch:
+    """A kill switch: what it is called, whether it is on, and who turned it when."""
+
+    name: str
+    on: bool
+    by: str
+    at_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ them on the store's writer thread. All implementations pass `tests/unit/store/te
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -23,6 +24,7 @@ from onward.store.records import (
     Erasure,
     ProfileEvent,
     Recording,
+    Switch,
     Turn,
 )
 
@@ -33,6 +35,22 @@ class Conflict(OnwardError):
     code = "CONFLICT"
     status = 409
     exit_code = 75
+
+
+class InvalidRecord(OnwardError):
+    """The record cannot be stored."""
+
+    code = "INVALID_RECORD"
+    status = 400
+    exit_code = 65
+
+
+class StoreUnavailable(OnwardError):
+    """The store cannot be reached or cannot write."""
+
+    code = "STORE_UNAVAILABLE"
+    status = 503
+    exit_code = 69
 
 
 class Reader(Protocol):
@@ -54,16 +72,41 @@ class Reader(Protocol):
         """One action of the outbox."""
         ...
 
-    def actions(self, state: ActionState, *, limit: int = 100) -> list[Action]:
-        """Actions in a state, those first that were reserved first."""
+    def actions(self, state: ActionState, *, tenant: str | None = None, limit: int = 100) -> list[Action]:
+        """Actions in a state, of one tenant or of all, those first that were reserved first."""
+        ...
+
+    def actions_of(self, decision_id: str) -> list[Action]:
+        """The actions that a decision wants, in the order in which they were reserved."""
+        ...
+
+    def backlog(self) -> Mapping[ActionState, int]:
+        """How many actions stand in each state that is not an end; states without any are left out."""
         ...
 
     def approval(self, approval_id: str) -> Approval | None:
         """One request for approval."""
         ...
 
-    def open_approvals(self, tenant: str, now_s: float, *, limit: int = 100) -> list[Approval]:
-        """What a person can decide now, oldest request first."""
+    def approvals_of(self, action_id: str) -> list[Approval]:
+        """The requests for approval of one action, oldest first; of the same time, by their ids."""
+        ...
+
+    def open_approvals(self, tenant: str | None, now_s: float, *, limit: int = 100) -> list[Approval]:
+        """What a person can decide now, oldest request first; None: of all tenants."""
+        ...
+
+    def count_outcomes(
+        self, tenant: str, policy: str, since_s: float, *, outcomes: Collection[str] = ()
+    ) -> Mapping[str, int]:
+        """How often a policy came to each outcome from `since_s` on; of the given outcomes, or of all.
+
+        Outcomes that it never came to are left out.
+        """
+        ...
+
+    def switches(self) -> Mapping[str, Switch]:
+        """The kill switches that were ever turned, by name."""
         ...
 
     def key(self, key_id: str) -> EntityKey | None:
@@ -80,14 +123,15 @@ class Reader(Protocol):
         entity: str,
         *,
         as_of_s: float,
+        since_s: float | None = None,
         known_s: float | None = None,
         kinds: tuple[str, ...] = (),
         limit: int = 100,
     ) -> list[ProfileEvent]:
         """The entity's latest events that happened before `as_of_s`, newest first; of the given kinds, or of all.
 
-        With `known_s`, only those recorded by then: what a read at that time saw. Events of the same time come in
-        the reverse order of their ids.
+        With `since_s`, only those that happened from then on. With `known_s`, only those recorded by then: what a
+        read at that time saw. Events of the same time come in the reverse order of their ids.
         """
         ...
 
@@ -99,6 +143,10 @@ class Reader(Protocol):
         """One conversation of the tenant."""
         ...
 
+    def conversations_of(self, tenant: str, entity: str, *, limit: int = 1000) -> list[Conversation]:
+        """The conversations of one entity, oldest first."""
+        ...
+
     def turns(self, tenant: str, conversation_id: str, *, limit: int = 1000) -> list[Turn]:
         """The latest turns of a conversation of the tenant, in order."""
         ...
@@ -107,9 +155,21 @@ class Reader(Protocol):
         """Recordings of a model from a time on, oldest first."""
         ...
 
+    def recordings_of(self, tenant: str, entity: str, *, limit: int = 1000) -> list[Recording]:
+        """The recordings of one entity, oldest first."""
+        ...
+
 
 class Transaction(Reader, Protocol):
-    """Reads its own writes; they become visible to others together, at its end, or never if it ends by an exception."""
+    """Reads its own writes; they become visible to others together, at its end, or never if it ends by an exception.
+
+    A record with a text that a database does not take (a NUL, half a surrogate pair, an id of more than 512 bytes of
+    UTF-8) or a time that is no finite number (or minus zero) is an `InvalidRecord`.
+    """
+
+    def savepoint(self) -> AbstractContextManager[None]:
+        """A block whose changes alone are undone where it raises; the transaction goes on. Not to be nested."""
+        ...
 
     def append_audit(self, draft: AuditDraft) -> AuditEntry:
         """Chain an entry to the log. Raises `Conflict` for an `entry_id` that is there already."""
@@ -123,10 +183,12 @@ class Transaction(Reader, Protocol):
         """
         ...
 
-    def lease_actions(self, owner: str, *, now_s: float, lease_s: float, limit: int = 1) -> list[Action]:
+    def lease_actions(
+        self, owner: str, *, now_s: float, lease_s: float, limit: int = 1, names: Collection[str] | None = None
+    ) -> list[Action]:
         """Take PENDING actions whose time has come, the longest due first: LEASED, one attempt more.
 
-        No action is leased to two owners at a time.
+        No action is leased to two owners at a time. With `names`, only actions that are called so.
         """
         ...
 
@@ -153,7 +215,10 @@ class Transaction(Reader, Protocol):
         ...
 
     def request_approval(self, approval: Approval) -> None:
-        """Ask for an approval. Raises `Conflict` unless its action is WAITING with that payload digest and tenant."""
+        """Ask for an approval. Raises `Conflict` unless its action is WAITING with that payload digest and tenant.
+
+        Also where the action has an open request already: it is decided on once.
+        """
         ...
 
     def decide_approval(
@@ -175,7 +240,19 @@ class Transaction(Reader, Protocol):
         ...
 
     def expire_approvals(self, now_s: float) -> list[Approval]:
-        """End the open requests whose time has passed, and refuse their actions. Returns those."""
+        """End the open requests whose time has passed, and refuse their actions. Returns those; again: none."""
+        ...
+
+    def note_outcome(self, tenant: str, policy: str, outcome: str, at_s: float) -> None:
+        """Count a decision of a policy; goes into the transaction that appends it to the audit log."""
+        ...
+
+    def delete_outcomes(self, *, before_s: float) -> int:
+        """Forget what was counted before a time; how many there were."""
+        ...
+
+    def set_switch(self, name: str, on: bool, by: str, at_s: float) -> Switch:
+        """Turn a kill switch on or off, whatever it was before."""
         ...
 
     def add_key(self, key: EntityKey) -> None:
@@ -186,8 +263,24 @@ class Transaction(Reader, Protocol):
         """Add to an entity's history. False, and no change, if the tenant has an event of that id already."""
         ...
 
+    def append_events(self, events: Sequence[ProfileEvent]) -> int:
+        """Add many at once; how many were new. Of two with the same tenant and id, the first counts."""
+        ...
+
+    def delete_events(
+        self, *, before_s: float, tenant: str | None = None, kinds: tuple[str, ...] = (), limit: int | None = None
+    ) -> int:
+        """Delete what happened before a time, of all tenants and kinds or the given ones; how many there were.
+
+        With `limit`, at most so many, the oldest first: a purge in small bites does not hold others up.
+        """
+        ...
+
     def erase_entity(self, tenant: str, entity: str, now_s: float) -> Erasure:
-        """Destroy the entity's key and delete its events, conversations and recordings. Idempotent."""
+        """Destroy the entity's key and delete its events, conversations and recordings. Idempotent.
+
+        Raises `InvalidRecord` for the entity "": that is all who are not known.
+        """
         ...
 
     def open_conversation(self, conversation: Conversation) -> None:
@@ -215,7 +308,11 @@ class Store(Protocol):
     """All tables of one installation. `transaction` may be entered from several threads; they take turns."""
 
     def transaction(self) -> AbstractContextManager[Transaction]:
-        """One transaction: committed at the end of the block, rolled back where it raises. Not to be nested."""
+        """One transaction: committed at the end of the block, rolled back where it raises. Not to be nested.
+
+        `StoreUnavailable` where it cannot begin, go on or commit. If it comes from the commit, the changes may have
+        been made all the same: try again with the same ids and idempotency keys.
+        """
         ...
 
     def snapshot(self) -> AbstractContextManager[Reader]:
