@@ -23,6 +23,7 @@ from onward.package.examples import check_example, read_examples
 from onward.package.manifest import GenerateGraph, PrepareGraph
 from onward.package.package import Package, open_package
 from onward.package.signature import signature_of
+from onward.prepare.profile import Profile
 from onward.prepare.steps import Preparation
 from onward.types import Array, CancelToken, Event, Input, Item, Prepared, Result, Signature, TensorSpec
 
@@ -66,22 +67,29 @@ class Pipeline:
             raise
         return pipeline
 
-    def __call__(self, value: Input, *, outputs: Sequence[str] = ()) -> Result:
-        """Answer one input. `outputs` adds outputs that are computed only on request."""
-        return self.batch([value], outputs=outputs)[0]
+    def __call__(self, value: Input, *, outputs: Sequence[str] = (), profile: Profile | None = None) -> Result:
+        """Answer one input. `outputs` adds outputs that are computed only on request.
 
-    def batch(self, values: Sequence[Input], *, outputs: Sequence[str] = ()) -> list[Result]:
+        `profile` holds the entity's features; without one they have their defaults.
+        """
+        return self.batch([value], outputs=outputs, profiles=[profile])[0]
+
+    def batch(
+        self, values: Sequence[Input], *, outputs: Sequence[str] = (), profiles: Sequence[Profile | None] = ()
+    ) -> list[Result]:
         """Answer several inputs, in order, run together as far as `max_batch_size` allows.
 
-        Raises `InputError`; its `where` begins with the index of the input when there are several.
+        `profiles` is one for each input, or empty. Raises `InputError`; its `where` begins with the index of the
+        input when there are several.
         """
         fetches = self.fetches(outputs)
         items = [self.item(value) for value in values]
-        prepared = self._prepare_all(items)
+        profiles = profiles or [None] * len(items)
+        prepared = self._prepare_all(items, profiles)
         rows = self.execute(prepared, fetches)
         return [
-            self.finish(item, dict(zip(fetches, tensors, strict=True)), outputs)
-            for item, tensors in zip(items, rows, strict=True)
+            self.finish(item, dict(zip(fetches, tensors, strict=True)), outputs, profile)
+            for item, tensors, profile in zip(items, rows, profiles, strict=True)
         ]
 
     def stream(self, value: Input, cancel: CancelToken) -> Iterator[Event]:
@@ -135,14 +143,21 @@ class Pipeline:
         middle = dict(zip(names, self.model.run(feeds, names), strict=True))
         return self._after.run(middle, fetches)
 
-    def finish(self, item: Item, tensors: Mapping[str, Array], outputs: Sequence[str] = ()) -> Result:
+    def finish(
+        self, item: Item, tensors: Mapping[str, Array], outputs: Sequence[str] = (), profile: Profile | None = None
+    ) -> Result:
         """Generate the answer of one item from its output rows, and decide where there is a policy."""
         answer = self.generate(tensors, frozenset(outputs))
         result = Result(answer=answer, tensors=tensors, package=self.package.id)
         if self.policy is not None:
-            facts = Facts(answer=answer, input=item, now_s=time.time())
+            facts = Facts(answer=answer, input=item, profile=self.profile(item, profile), now_s=time.time())
             result = replace(result, decision=self.policy.decide(facts))
         return result
+
+    def profile(self, item: Item, profile: Profile | None = None) -> Profile:
+        """What a decision sees of the entity: the profile as it was read; None: what item and manifest give instead."""
+        features = self.prepare.features
+        return profile if profile is not None else features.given(item) if features is not None else {}
 
     def check_examples(self) -> int:
         """Run the golden examples: warm-up and check in one. Raises `GoldenExampleFailed`; returns their number."""
@@ -167,11 +182,11 @@ class Pipeline:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _prepare_all(self, items: Sequence[Item]) -> list[Prepared]:
+    def _prepare_all(self, items: Sequence[Item], profiles: Sequence[Profile | None]) -> list[Prepared]:
         prepared = []
-        for index, item in enumerate(items):
+        for index, (item, profile) in enumerate(zip(items, profiles, strict=True)):
             try:
-                prepared.append(self.prepare(item))
+                prepared.append(self.prepare(item, profile))
             except OnwardError as error:
                 if len(items) > 1:
                     error.where = f"[{index}] {error.where}".rstrip()

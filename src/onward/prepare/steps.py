@@ -12,6 +12,7 @@ from typing import TypeAlias
 from onward.errors import PackageError
 from onward.package.manifest import DecodeImage, Manifest, PrepareGraph, Table, Tokenize
 from onward.prepare.fields import ItemNames, field_array, value_of
+from onward.prepare.profile import Features, Profile
 from onward.prepare.tabular import TablePreparation
 from onward.types import Array, Item, Prepared
 
@@ -29,18 +30,23 @@ class Preparation:
         self._steps = [
             _host_step(step, manifest, folder) for step in manifest.prepare if not isinstance(step, PrepareGraph)
         ]
+        self.features = Features.of(manifest)
         used = {name for step in manifest.prepare for name in _consumed(step)}
-        if manifest.profile is not None:
-            used.add(manifest.profile.entity)
+        if self.features is not None:
+            used.add(self.features.source.entity)
         # What no step reads goes to the graph as it is.
         self._values = tuple(field for field in self.fields if field.name not in used)
         self._graph = graph
         # The whole preparation is one table: a JSON body may be decoded straight into its row.
-        only = self._steps[0] if len(self._steps) == 1 and graph is None and not self._values else None
+        plain = len(self._steps) == 1 and graph is None and not self._values and self.features is None
+        only = self._steps[0] if plain else None
         self.table = only if isinstance(only, TablePreparation) else None
 
-    def __call__(self, item: Item) -> Prepared:
-        """Prepare one item. Raises `InputError`."""
+    def __call__(self, item: Item, profile: Profile | None = None) -> Prepared:
+        """Prepare one item; inputs that it leaves out come from the profile, if there is one. Raises `InputError`."""
+        if self.features is not None:
+            self.features.entity(item)
+            item = self.features.fill(item, profile)
         self._names.check(item)
         tensors: dict[str, Array] = {}
         for field in self._values:
