@@ -1,0 +1,62 @@
+"""The `onward` command: parse → options → one runner call. Anything heavy is imported inside the commands.
+
+Exit codes are those of sysexits.h where one fits; `docs/reference/cli.md` lists them. A user's mistake is one line on
+standard error, never a traceback.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+
+from onward import __version__
+from onward.cli import packages, serving
+from onward.errors import OnwardError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="onward")
+def cli() -> None:
+    """AI inference: one package, four ways to run it, one answer."""
+
+
+for _command in (
+    serving.serve,
+    packages.run,
+    packages.inspect,
+    packages.verify,
+    packages.pack,
+):
+    cli.add_command(_command)
+
+
+def main() -> None:
+    """Run the command and exit with its code."""
+    try:
+        cli.main(standalone_mode=False)
+    except OnwardError as error:
+        _stop(f"{error} [{error.code}]", error.exit_code)
+    except click.exceptions.Exit as leave:
+        sys.exit(leave.exit_code)
+    except click.Abort:
+        _stop("interrupted", 130)
+    except click.ClickException as error:
+        _stop(error.format_message() + _hint(error), 64)
+    except OSError as error:
+        _stop(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 74)
+    except Exception as error:  # a fault of ours: still one line, unless someone wants to see where
+        if os.environ.get("ONWARD_TRACEBACK"):
+            raise
+        _stop(f"{type(error).__name__}: {error}; ONWARD_TRACEBACK=1 shows where [{OnwardError.code}]", 70)
+
+
+def _hint(error: click.ClickException) -> str:
+    context = getattr(error, "ctx", None)
+    return f"\nTry: {context.command_path} --help" if context is not None else ""
+
+
+def _stop(message: str, code: int) -> None:
+    click.echo(f"{click.style('error:', fg='red', bold=True)} {message}", err=True)
+    sys.exit(code)

@@ -1,0 +1,43 @@
+"""Options that several commands have, with one meaning and one default each."""
+
+from __future__ import annotations
+
+import getpass
+from pathlib import Path
+
+import click
+
+DEFAULT_STORE = "sqlite:///var/onward.db"
+
+SECONDS = click.FloatRange(0, 86_400)
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+store = click.option(
+    "--store",
+    default=DEFAULT_STORE,
+    show_default=True,
+    envvar="ONWARD_STORE",
+    metavar="URL",
+    help="Where decisions, actions and the audit log are kept: sqlite:///PATH or postgresql://…",
+)
+key_file = click.option(
+    "--key-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=None,
+    envvar="ONWARD_KEY_FILE",
+    help="The installation key, which opens what is sealed; by default beside a SQLite store.",
+)
+as_json = click.option("--json", "as_json", is_flag=True, help="JSON even in a terminal.")
+tenant = click.option("--tenant", default=None, help="Of this tenant only.")
+by = click.option("--by", default=None, help="Who does this, for the audit log; by default the user's name.")
+note = click.option("--note", default="", help="Why, for the audit log.")
+
+
+def person(name: str | None) -> str:
+    """Who acts: as given, or the user's name on this machine."""
+    if name:
+        return name
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):  # a user id without a name, as containers have
+        return "unknown"

@@ -1,0 +1,69 @@
+"""Commands on one package, here and now."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from onward.cli.options import FILE, as_json
+
+
+@click.command()
+@click.argument("package")
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+@click.option("--outputs", default="", help="Further outputs, by name, that are computed only on request.")
+@click.option("--json", "as_json", is_flag=True, help="JSON lines even in a terminal.")
+def run(package: str, inputs: tuple[str, ...], outputs: str, as_json: bool) -> None:
+    """Answer INPUTs here: JSON, text, files (.json .jsonl .txt, images), or - for standard input."""
+    from onward.runners import local
+
+    local.run(package, inputs, outputs=tuple(filter(None, map(str.strip, outputs.split(",")))), as_json=as_json)
+
+
+@click.command()
+@click.argument("package")
+@as_json
+def inspect(package: str, as_json: bool) -> None:
+    """Show what a package takes, does and gives."""
+    from onward.runners import local
+
+    local.inspect(package, as_json=as_json)
+
+
+@click.command()
+@click.argument("package")
+@as_json
+def verify(package: str, as_json: bool) -> None:
+    """Check a package: digests, graphs, and every golden example run on this machine."""
+    from onward.runners import local
+
+    local.verify(package, as_json=as_json)
+
+
+@click.command()
+@click.argument("source", type=click.Path(exists=True, path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--name", default="", help="Name of the package; by default the source's.")
+@click.option("--version", default="1.0.0", show_default=True, help="Version of the package.")
+@click.option("--licence", default="", help="Licence of the weights.")
+@click.option("--description", default="", help="What the model does, in a sentence.")
+@click.option(
+    "--reference",
+    type=FILE,
+    default=None,
+    help="An .npz file of what the original gave, to compare with: for encoders and state dicts.",
+)
+@click.option("--labels", type=FILE, default=None, help="Names of a state dict's classes, one a line.")
+@click.option(
+    "--tolerance", type=click.FloatRange(0, 1e6), default=None, help="How far answers may differ from the original's."
+)
+def pack(source: Path, out: Path, **options: Any) -> None:
+    """Make a package from SOURCE, a model file or folder. OUT may end in .onward.
+
+    SOURCE is an ONNX file, a folder with a manifest, the folder of a BERT encoder, or an EfficientNet-lite .pth.
+    """
+    from onward.runners import local
+
+    local.pack(source, out, **options)
