@@ -30,6 +30,6 @@ def pack(source: Any, out: Any, **options: Any) -> Any:
     from pathlib import Path
 
     from onward.package.pack import pack as pack_source
-    from onward.runners.local import run_package
+    from onward.runners.local import check_policy, run_package
 
-    return pack_source(source, Path(out), **{"run_package": run_package} | options)
+    return pack_source(source, Path(out), **{"run_package": run_package, "check": check_policy} | options)

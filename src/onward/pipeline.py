@@ -19,6 +19,7 @@ from onward.errors import InputError, OnwardError, UnknownOutput
 from onward.execute.backend import Batched
 from onward.execute.batch import collate, split
 from onward.generate.answer import Generation
+from onward.package.assembly import POLICY_FILE
 from onward.package.examples import check_example, read_examples
 from onward.package.manifest import GenerateGraph, PrepareGraph
 from onward.package.package import Package, open_package
@@ -35,7 +36,7 @@ class Pipeline:
         manifest = package.manifest
         self.package = package
         self.manifest = manifest
-        self.policy = policy
+        self.policy = policy if policy is not None else _policy(package)
         self.model = _model(package)
         self._after = _graph(package, GenerateGraph)
         before = _graph(package, PrepareGraph)
@@ -210,6 +211,15 @@ def _groups(prepared: Sequence[Prepared], limit: int, key: Any) -> Iterator[list
         rows += item.rows
     if group:
         yield group
+
+
+def _policy(package: Package) -> Policy | None:
+    """The package's own policy; without a `policy.toml`, nothing of policies is imported."""
+    if not (package.folder / POLICY_FILE).is_file():
+        return None
+    from onward.decide.rules import load_policy
+
+    return load_policy(package.folder, package.manifest)
 
 
 def _model(package: Package) -> Batched:

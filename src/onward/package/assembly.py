@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 import tempfile
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from onward.errors import ManifestError, PackageError
 from onward.package.digest import LOCK_FILE, lock_of, lock_text, package_files
@@ -27,12 +27,17 @@ from onward.types import Signature
 PICKLED_SUFFIXES = frozenset({".pkl", ".pickle", ".joblib", ".pt", ".pth", ".ckpt", ".pyc"})
 POLICY_FILE = "policy.toml"
 
+CheckFolder: TypeAlias = Callable[[Path, Manifest], object]
+"""Raises what the layers above find wrong with a folder, before it is locked: its policy, for one."""
 
-def assemble(folder: Path, *, parity: Mapping[str, Any] | None = None) -> Package:
+
+def assemble(
+    folder: Path, *, parity: Mapping[str, Any] | None = None, check: CheckFolder | None = None
+) -> Package:
     """Check a folder that holds a manifest and its files, and write its `onward.lock`.
 
-    `parity` are the portable bounds to state in the lock. Raises `ManifestError` naming file, line and key,
-    `RefusedGraph`, or `PackageError`; the folder then has no lock.
+    `parity` are the portable bounds to state in the lock, `check` what else may be wrong. Raises `ManifestError`
+    naming file, line and key, `RefusedGraph`, or `PackageError`; the folder then has no lock.
     """
     folder = Path(folder)
     (folder / LOCK_FILE).unlink(missing_ok=True)
@@ -44,6 +49,8 @@ def assemble(folder: Path, *, parity: Mapping[str, Any] | None = None) -> Packag
         signature_of_folder(manifest, folder)
     read_examples(folder)
     _check_policy(folder)
+    if check is not None:
+        check(folder, manifest)
     _write_atomically(folder / LOCK_FILE, lock_text(lock_of(folder, parity=parity)))
     return open_package(folder, verify=False)
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from onward.errors import PackageError, UsageError
 from onward.package.archive import SUFFIX, write_archive
-from onward.package.assembly import assemble
+from onward.package.assembly import CheckFolder, assemble
 from onward.package.examples import Example, write_examples
 from onward.package.importers.draft import Draft
 from onward.package.importers.onnx import draft_of_onnx
@@ -58,6 +58,7 @@ def pack(
     licence: str = "",
     description: str = "",
     run_package: RunPackage | None = None,
+    check: CheckFolder | None = None,
 ) -> Package:
     """Pack a trained model into the folder `out`, or an archive where `out` ends in `.onward`.
 
@@ -69,8 +70,9 @@ def pack(
 
     Every output may differ from the original's by `tolerance` (1e-5 unless given, 1e-4 for the logits of a state
     dict), times the original's size where that is above 1. `run_package` runs the finished package as it will be
-    served, to compare it too. Raises `ParityError` beyond the tolerance, `UsageError` where the call makes no sense,
-    `PackageError` where the model cannot be served, `MissingExtra` where a converter is not installed.
+    served, to compare it too; `check` looks at a folder with a manifest before it is locked. Raises `ParityError`
+    beyond the tolerance, `UsageError` where the call makes no sense, `PackageError` where the model cannot be served,
+    `MissingExtra` where a converter is not installed.
     """
     out = Path(out)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
@@ -83,7 +85,7 @@ def pack(
         if isinstance(source, str | os.PathLike) and Path(source).is_dir() and not _is_encoder(Path(source)):
             original.refuse("a folder with a manifest")
             shutil.copytree(source, folder)
-            assemble(folder, parity={"compared": False})
+            assemble(folder, parity={"compared": False}, check=check)
         else:
             info = _info(source, name, version, licence, description)
             draft = _draft(source, info, original)

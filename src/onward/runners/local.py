@@ -7,22 +7,25 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from onward.errors import InputError, MalformedBody, NotFound, PackageError
 from onward.execute.python import specs_of
 from onward.generate.answer import readable, readable_decision
-from onward.package.assembly import signature_of_folder
+from onward.package.assembly import POLICY_FILE, signature_of_folder
 from onward.package.digest import read_lock
-from onward.package.manifest import MANIFEST_FILE
+from onward.package.manifest import MANIFEST_FILE, Manifest
 from onward.package.pack import pack as pack_source
 from onward.package.package import Package, is_package, open_package
 from onward.package.repository import Repository
 from onward.pipeline import Pipeline
 from onward.runners import terminal
 from onward.types import Field, Input, Item, Result, TensorSpec
+
+if TYPE_CHECKING:  # only where a package has a policy
+    from onward.decide.rules import Rules
 
 DEFAULT_REPOSITORY = Path("var/repository")
 _NEVER_JSON = frozenset({".txt", ".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
@@ -63,6 +66,9 @@ def inspect(package: str, *, as_json: bool) -> None:
         "batching": msgspec.to_builtins(opened.manifest.batching),
         "limits": msgspec.to_builtins(opened.manifest.limits),
     }
+    policy = check_policy(opened.folder, opened.manifest)
+    if policy is not None:
+        description["policy"] = policy.describe()
     if sys.stdout.isatty() and not as_json:
         terminal.show_package(description)
     else:
@@ -87,7 +93,7 @@ def verify(package: str, *, as_json: bool) -> None:
 
 def pack(source: Path, out: Path, **options: Any) -> None:
     """Pack a source and say what came out."""
-    package = pack_source(source, out, run_package=run_package, **options)
+    package = pack_source(source, out, run_package=run_package, check=check_policy, **options)
     parity = read_lock(package.folder).parity
     report = {
         "name": package.id.name, "version": package.id.version, "digest": package.id.digest, "path": str(out),
@@ -103,6 +109,15 @@ def run_package(folder: Path, items: Sequence[Item]) -> Sequence[Result]:
     """How packing runs the finished package: as every runner does."""
     with Pipeline.open(folder) as pipeline:
         return pipeline.batch(items)
+
+
+def check_policy(folder: Path, manifest: Manifest) -> Rules | None:
+    """How packing checks a policy: as every runner reads it. None where there is none, and nothing is imported."""
+    if not (folder / POLICY_FILE).is_file():
+        return None
+    from onward.decide.rules import load_policy
+
+    return load_policy(folder, manifest)
 
 
 def find(package: str) -> Path:

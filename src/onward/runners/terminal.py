@@ -68,6 +68,34 @@ def show_package(description: Mapping[str, Any]) -> None:
     for part in ("batching", "limits"):
         steps.add_row(f"[dim]{part}[/]", escape(_pairs(description[part])))
     _console.print(steps)
+    if "policy" in description:
+        _show_policy(description["policy"])
+
+
+def _show_policy(policy: Mapping[str, Any]) -> None:
+    """What a policy decides, first rule first, and from which probability on each outcome is the cheapest."""
+    title = f"policy {policy['name']} {policy['version']}"
+    table = Table(title=escape(title), title_justify="left", box=None, padding=(0, 2), header_style="dim")
+    for column in ("rule", "when", "outcome", "reasons", "actions"):
+        table.add_column(column)
+    for rule in policy["rules"]:
+        cells = (rule["name"], rule["when"], rule["outcome"], ", ".join(rule["reasons"]), ", ".join(rule["actions"]))
+        table.add_row(*map(escape, cells))
+    for name in ("default", "fallback"):
+        verdict = policy[name]
+        table.add_row(f"[dim]{name}[/]", "", escape(verdict["outcome"]), escape(", ".join(verdict["reasons"])), "")
+    _console.print(table)
+    if policy["thresholds"]:
+        ranges = (f"{one['outcome']} from {one['from']:.4g}" for one in policy["thresholds"])
+        _console.print(f"[dim]cheapest[/]  {escape(' · '.join(ranges))}")
+    for cap in policy["caps"]:
+        limit = f"{cap['outcome']}: at most {cap['at_most']} in {cap['per_s']:g} s, then {cap['otherwise']}"
+        _console.print(f"[dim]cap[/]  {escape(limit)}")
+    for action in policy["actions"]:
+        arguments = ", ".join(f"{name}: {kind}" for name, kind in action["arguments"].items())
+        approval = f" · a person approves when {action['approval']}" if action["approval"] else ""
+        line = f"{action['name']}({arguments}){approval}"
+        _console.print(f"[dim]action[/]  {escape(line)}")
 
 
 def _notes(field: Mapping[str, Any]) -> list[str]:
