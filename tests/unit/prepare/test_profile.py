@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import duckdb
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from onward.errors import InputError, WrongDatatype
@@ -50,7 +51,12 @@ _AGGREGATES = {
 
 
 def recomputed(
-    of: Feature, events: list[PastEvent], as_of_s: float, known_s: float | None, source: ProfileSource, kinds: set[str]
+    database: duckdb.DuckDBPyConnection,
+    of: Feature,
+    as_of_s: float,
+    known_s: float | None,
+    source: ProfileSource,
+    kinds: set[str],
 ) -> Any:
     """One feature by a window query in DuckDB; None where no event counts."""
     window = ""
@@ -79,71 +85,99 @@ def recomputed(
         )
         SELECT count(*), {_AGGREGATES[of.function].format(n=of.n)}
         FROM typed WHERE list_contains($kinds, kind) AND {counts}{window}"""
-    with duckdb.connect() as connection:
-        connection.execute(
-            "CREATE TABLE events (event_id VARCHAR, kind VARCHAR, at_s DOUBLE, recorded_s DOUBLE, data JSON)"
-        )
-        rows = [[each.event_id, each.kind, each.at_s, each.recorded_s, json.dumps(each.data)] for each in events]
-        if rows:
-            connection.executemany("INSERT INTO events VALUES (?, ?, ?, ?, ?)", rows)
-        parameters = {
-            "as_of": as_of_s,
-            "known": math.inf if known_s is None else known_s,
-            "kinds": list(of.kinds),
-            "all_kinds": sorted(kinds),
-        }
-        found = connection.execute(query, parameters).fetchone()
+    parameters = {
+        "as_of": as_of_s,
+        "known": math.inf if known_s is None else known_s,
+        "kinds": list(of.kinds),
+        "all_kinds": sorted(kinds),
+    }
+    found = database.execute(query, parameters).fetchone()
     assert found is not None
     return found[1] if found[0] else None
 
 
+@pytest.fixture(scope="module")
+def database() -> Iterator[duckdb.DuckDBPyConnection]:
+    with duckdb.connect() as connection:
+        yield connection
+
+
+def load(database: duckdb.DuckDBPyConnection, events: list[PastEvent]) -> None:
+    rows = {
+        "ids": [each.event_id for each in events],
+        "kinds": [each.kind for each in events],
+        "at": [each.at_s for each in events],
+        "recorded": [each.recorded_s for each in events],
+        "data": [json.dumps(each.data) for each in events],
+    }
+    database.execute(
+        """CREATE OR REPLACE TABLE events AS SELECT unnest($ids::VARCHAR[]) AS event_id, unnest($kinds::VARCHAR[])
+        AS kind, unnest($at::DOUBLE[]) AS at_s, unnest($recorded::DOUBLE[]) AS recorded_s, unnest($data::JSON[]) AS data
+        """,
+        rows,
+    )
+
+
 # Eighths add up without rounding, in any order; times are few, so that many are equal.
 _amounts = st.one_of(st.integers(-800, 800).map(lambda eighths: eighths / 8), st.integers(-5, 5))
-_values = st.one_of(_amounts, st.sampled_from(["a", "b", True, False, None]), _amounts)
+_odd = st.sampled_from(["a", "b", True, False, None])
+_data = st.one_of(
+    _amounts.map(lambda amount: {"amount": amount}),
+    _amounts.map(lambda amount: {"amount": amount, "other": 1}),
+    _odd.map(lambda amount: {"amount": amount}),
+    st.just({}),
+)
+_times = st.integers(0, 16).map(lambda halves: 1_000_000 + halves / 2)
+_spans = st.one_of(st.none(), st.sampled_from([0.5, 1.0, 3.0, 5.5]))
 _events = st.lists(
-    st.tuples(
-        st.sampled_from(KINDS),
-        st.integers(0, 40).map(lambda halves: 1_000_000 + halves / 2),
-        st.sampled_from([0.0, 0.0, 1.5, 10.0]),
-        st.one_of(_values.map(lambda amount: {"amount": amount}), st.just({}), _values.map(lambda other: {"a": other})),
-    ),
-    max_size=40,
+    st.tuples(st.sampled_from(KINDS), _times, st.sampled_from([0.0, 0.0, 1.5, 10.0]), _data), min_size=1, max_size=40
 )
-_spans = st.one_of(st.none(), st.sampled_from([0.5, 1.0, 3.0, 7.5, 20.0]))
+_kinds = st.sampled_from([("purchase",), ("purchase", "view"), KINDS])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    _events,
-    st.sampled_from(FUNCTIONS),
-    _spans,
-    _spans,
-    st.sets(st.sampled_from(KINDS), min_size=1),
-    st.integers(0, 44).map(lambda halves: 1_000_000 + halves / 2),
-    st.one_of(st.none(), st.integers(0, 44).map(lambda halves: 1_000_000 + halves / 2)),
-    st.sampled_from([1, 3, 10, 1000]),
-    st.one_of(st.none(), st.just(0.5)),
-    st.randoms(use_true_random=False),
-)
-@example(
-    [("view", 1_000_000.0, 0.0, {"amount": 1})] * 3, "last_n", None, 3.0, {"view"}, 1e6 + 3, None, 1000, None, None
+    drawn=_events,
+    window_s=_spans,
+    ttl_s=_spans,
+    kinds=_kinds,
+    as_of_s=st.one_of(_times, st.just(1_000_007.0)),
+    known_s=st.one_of(st.none(), _times),
+    most=st.sampled_from([1, 3, 10, 1000, 1000]),
+    missing=st.one_of(st.none(), st.just(0.5)),
+    shuffle=st.randoms(use_true_random=False),
 )
 def test_features_equal_a_recomputation_from_the_raw_events_by_sql(
-    drawn: Any, function: Any, window_s: Any, ttl_s: Any, kinds: Any, as_of_s: Any, known_s: Any, most: Any,
-    missing: Any, shuffle: Any,
+    database: duckdb.DuckDBPyConnection, drawn: Any, window_s: Any, ttl_s: Any, kinds: Any, as_of_s: Any,
+    known_s: Any, most: Any, missing: Any, shuffle: Any,
 ) -> None:  # fmt: skip
     events = [event(n, at, data, kind=kind, late_s=late) for n, (kind, at, late, data) in enumerate(drawn)]
-    if function in ("count", "time_since", "distinct"):
-        missing = None
-    of = feature(function, kinds=tuple(sorted(kinds)), window_s=window_s, n=3, missing=missing)
-    other = feature("count", name="other", kinds=("refund",))
     source = ProfileSource(entity="card", ttl_s=ttl_s, max_events=most)
-    features = Features(source, [of, other])
-    shuffled = list(events)
-    if shuffle is not None:
-        shuffle.shuffle(shuffled)
-    computed = features.compute(shuffled, as_of_s=as_of_s, known_s=known_s)
-    assert computed.get("f") == recomputed(of, events, as_of_s, known_s, source, {*of.kinds, "refund"})
+    declared = [
+        feature(
+            function, name=function, kinds=kinds, window_s=window_s, n=3,
+            missing=None if function in ("count", "time_since", "distinct") else missing,
+        )
+        for function in FUNCTIONS
+    ]  # fmt: skip
+    features = Features(source, [*declared, feature("count", name="other", kinds=("refund",))])
+    load(database, events)
+    shuffle.shuffle(events)
+    computed = features.compute(events, as_of_s=as_of_s, known_s=known_s)
+    expected = {one.name: recomputed(database, one, as_of_s, known_s, source, {*kinds, "refund"}) for one in declared}
+    computed.pop("other", None)
+    assert computed == {name: found for name, found in expected.items() if found is not None}
+
+
+@settings(max_examples=60)
+@given(_events, _spans, _times)
+def test_a_history_that_is_kept_reads_as_of_any_time_as_if_it_had_been_computed_then(
+    drawn: Any, window_s: Any, as_of_s: float
+) -> None:
+    events = [event(n, at, data, kind=kind) for n, (kind, at, _, data) in enumerate(drawn)]
+    declared = [feature(function, name=function, kinds=KINDS, window_s=window_s, n=3) for function in FUNCTIONS]
+    features = Features(ProfileSource(entity="card"), declared)
+    assert features.history(events).read(as_of_s) == features.compute(events, as_of_s=as_of_s)
 
 
 def test_what_happens_at_the_very_time_is_not_seen_but_the_window_includes_its_beginning() -> None:
