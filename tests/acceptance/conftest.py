@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -197,14 +197,15 @@ def serving(repository: Path, *options: str, ready: bool = True) -> Iterator[Ser
         running.log_file.unlink(missing_ok=True)
 
 
-def start(repository: Path, *options: str) -> Server:
-    """Start the server's process; it may not be ready yet."""
+def start(repository: Path, *options: str, environment: Mapping[str, str] | None = None) -> Server:
+    """Start the server's process; it may not be ready yet. `environment` comes on top of this process's own."""
     port, admin_port = free_port(), free_port()
     command = [sys.executable, "-m", "onward", "serve", str(repository), *options]
     command += ["--port", str(port), "--admin-port", str(admin_port)]
     handle, name = tempfile.mkstemp(prefix="onward-serve-", suffix=".log")
     with os.fdopen(handle, "wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+        own = os.environ | (environment or {})
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=own)
     url, admin_url = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{admin_port}"
     return Server(url=url, admin_url=admin_url, port=port, log_file=Path(name), process=process)
 

@@ -17,8 +17,9 @@ from typing import Any
 
 import pytest
 
+from onward.runners.serve.admin import make_admin_app
 from onward.runners.serve.app import make_app
-from onward.telemetry import ModelCollector, ModelMetrics
+from onward.telemetry import DecisionCollector, ModelCollector, ModelMetrics
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -163,11 +164,11 @@ def test_every_page_can_be_reached_from_the_index() -> None:
 
 def test_the_http_page_lists_every_route() -> None:
     text = (ROOT / "docs" / "reference" / "http.md").read_text("utf-8")
-    listed = set(re.findall(r"^\| `((?:GET|POST) [^`]+)`", text, re.M)) - {"GET /admin/models"}
-    app = make_app(_NoModels())  # type: ignore[arg-type]
+    listed = set(re.findall(r"^\| `((?:GET|POST|DELETE) [^`]+)`", text, re.M))
+    app, admin = make_app(_NoModels()), make_admin_app(_NoModels())  # type: ignore[arg-type]
     routes = {
         f"{method} {route.path}"
-        for route in app.routes
+        for route in (*app.routes, *admin.routes)
         for method in route.methods - {"HEAD"}  # type: ignore[attr-defined]
     }
     assert listed == routes - {"GET /page/{file}"}
@@ -177,7 +178,8 @@ def test_the_http_page_lists_every_route() -> None:
 def test_the_http_page_lists_every_metric() -> None:
     text = (ROOT / "docs" / "reference" / "http.md").read_text("utf-8")
     listed = {name.removesuffix("_total") for name in re.findall(r"^\| `(onward_\w+)`", text, re.M)}
-    assert listed == {family.name for family in ModelCollector(lambda: [ModelMetrics("m", "1")]).collect()}
+    collectors = ModelCollector(lambda: [ModelMetrics("m", "1")]), DecisionCollector(list, lambda: None)
+    assert listed == {family.name for collector in collectors for family in collector.collect()}
 
 
 class _NoModels:

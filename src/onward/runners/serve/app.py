@@ -29,8 +29,10 @@ from onward.errors import MalformedBody, MethodNotAllowed, NotFound, OnwardError
 from onward.package.examples import read_examples
 from onward.runners.serve.exchange import Exchange, Headers, Route, error_body, error_headers, new_request_id
 from onward.runners.serve.models import Models
+from onward.runners.serve.openapi import document
+from onward.runners.serve.policies import Policies
 from onward.runners.serve.served import ServedModel
-from onward.telemetry import ModelCollector
+from onward.telemetry import DecisionCollector, ModelCollector
 from onward.types import Field, TensorSpec
 
 _EXAMPLES = 5
@@ -46,7 +48,9 @@ _WORDS_OF_BOOL = {
     "0": False,
 }
 _PAGE = Path(__file__).parent / "page"
-_PAGE_FILES = {"page.js": "text/javascript", "page.css": "text/css", "icon.svg": "image/svg+xml"}
+_PAGE_FILES = {
+    "page.js": "text/javascript", "docs.js": "text/javascript", "page.css": "text/css", "icon.svg": "image/svg+xml",
+}  # fmt: skip
 _PAGE_HEADERS = {
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
@@ -79,10 +83,13 @@ class AsgiExchange(Exchange):
 class Endpoints:
     """The server's routes over its models."""
 
-    def __init__(self, models: Models) -> None:
+    def __init__(self, models: Models, policies: Policies | None) -> None:
         self._models = models
+        self._policies = policies
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(ModelCollector(models.metrics))
+        if policies is not None:
+            self._registry.register(DecisionCollector(policies.metrics, policies.backlog))
 
     async def live(self, request: Request) -> Response:
         """The process answers."""
@@ -106,7 +113,7 @@ class Endpoints:
         try:
             self._model(request)
         except OnwardError as error:
-            return _error_response(error)
+            return error_response(error)
         return JSONResponse({"name": request.path_params["name"], "ready": True})
 
     async def list_models(self, request: Request) -> Response:
@@ -130,10 +137,31 @@ class Endpoints:
 
     async def metrics(self, request: Request) -> Response:
         """Prometheus' text format."""
+        if self._policies is not None:
+            await self._policies.refresh_backlog()
         return Response(generate_latest(self._registry), media_type=CONTENT_TYPE_LATEST)
 
+    async def decision(self, request: Request) -> Response:
+        """A recorded decision and where its actions stand; `wait_s` waits until they are settled."""
+        if self._policies is None:
+            raise NotFound(where=request.url.path)
+        return JSONResponse(
+            await self._policies.decisions.told(
+                request.path_params["id"], dict(request.headers.raw), request.query_params.get("wait_s", "0")
+            )
+        )
+
+    async def openapi(self, request: Request) -> Response:
+        """The routes and what is served, as OpenAPI."""
+        newest = [self._models.get(name) for name in self._models.names()]
+        return JSONResponse(document(self._models.all(), newest))
+
+    async def docs(self, request: Request) -> Response:
+        """OpenAPI as a page."""
+        return FileResponse(_PAGE / "docs.html", headers=_PAGE_HEADERS, media_type="text/html; charset=utf-8")
+
     async def page(self, request: Request) -> Response:
-        """The page, and the two files it needs."""
+        """The page, and the files it needs."""
         name = request.path_params.get("file", "index.html")
         if name != "index.html" and name not in _PAGE_FILES:
             raise NotFound(where=request.url.path)
@@ -196,6 +224,7 @@ def metadata(served: ServedModel, models: Models) -> dict[str, Any]:
             "licence": manifest.package.licence,
             "description": manifest.package.description,
         },
+        "decides": served.decider is not None,
         "fields": {
             "inputs": [_field(field) for field in signature.inputs],
             "outputs": [_field(field) for field in signature.outputs],
@@ -292,38 +321,44 @@ def _only_file(name: str, fields: dict[str, Field]) -> str:
     return media[0] if name not in fields and len(media) == 1 and name == "file" else name
 
 
-def _error_response(error: OnwardError) -> Response:
+def error_response(error: OnwardError) -> Response:
+    """An error as every route tells it."""
     request_id = new_request_id()
     headers = {name.decode(): value.decode() for name, value in (error_headers(error) or {}).items()}
     body = error_body(error, request_id)
     return Response(body, error.status, headers | {"x-request-id": request_id.decode()}, "application/json")
 
 
-async def _on_onward_error(request: Request, error: Exception) -> Response:
+async def on_onward_error(request: Request, error: Exception) -> Response:
+    """Starlette's handler of our errors."""
     assert isinstance(error, OnwardError)
-    return _error_response(error)
+    return error_response(error)
 
 
-async def _on_http_error(request: Request, error: Exception) -> Response:
+async def on_http_error(request: Request, error: Exception) -> Response:
+    """Starlette's handler of its own errors: told as ours are."""
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "")
         wrong: OnwardError = MethodNotAllowed(where=request.url.path, expected=allowed, found=request.method)
     else:
         wrong = NotFound(where=request.url.path) if error.status_code == 404 else MalformedBody(str(error.detail))
-    response = _error_response(wrong)
+    response = error_response(wrong)
     response.status_code = error.status_code
     response.headers.update(error.headers or {})
     return response
 
 
-def make_app(models: Models) -> Starlette:
+def make_app(models: Models, policies: Policies | None = None) -> Starlette:
     """The ASGI application of one server."""
-    on = Endpoints(models)
+    on = Endpoints(models, policies)
     get: list[tuple[str, Callable[[Request], Awaitable[Response]]]] = [
         ("/", on.page),
         ("/page/{file}", on.page),
         ("/metrics", on.metrics),
+        ("/openapi.json", on.openapi),
+        ("/docs", on.docs),
+        ("/decisions/{id}", on.decision),
         ("/models", on.list_models),
         ("/models/{name}/example", on.example),
         ("/v2", on.server_metadata),
@@ -338,4 +373,4 @@ def make_app(models: Models) -> Starlette:
         post.append(("/models/{name}" + version, on.plain))
     routes = [StarletteRoute(path, endpoint, methods=["GET"]) for path, endpoint in get]
     routes += [StarletteRoute(path, endpoint, methods=["POST"]) for path, endpoint in post]
-    return Starlette(routes=routes, exception_handlers={OnwardError: _on_onward_error, HTTPException: _on_http_error})
+    return Starlette(routes=routes, exception_handlers={OnwardError: on_onward_error, HTTPException: on_http_error})

@@ -20,6 +20,7 @@ from onward.package.examples import read_examples
 from onward.package.repository import Repository, version_key
 from onward.pipeline import Pipeline
 from onward.runners.serve.exchange import Headers, Route
+from onward.runners.serve.policies import Policies
 from onward.runners.serve.served import ServedModel, Speed
 from onward.telemetry import ModelMetrics
 
@@ -33,16 +34,24 @@ Stamp: TypeAlias = tuple[int, ...]
 class Models:
     """The models of one server. `routes` is the live table of the fast path.
 
-    Requests are prepared on `pool`, versions are loaded on `loader`, so that loading keeps nobody waiting.
+    Requests are prepared on `pool`, versions are loaded on `loader`, so that loading keeps nobody waiting. `policies`
+    gives packages with a policy their deciders; without it they are not served.
     """
 
     def __init__(
-        self, repository: Repository, pool: Executor, *, loader: Executor | None = None, keep_versions: int = 1
+        self,
+        repository: Repository,
+        pool: Executor,
+        *,
+        loader: Executor | None = None,
+        keep_versions: int = 1,
+        policies: Policies | None = None,
     ) -> None:
         self._repository = repository
         self._pool = pool
         self._loader = loader or pool
         self._keep_versions = keep_versions
+        self._policies = policies
         self.routes: dict[bytes, Route] = {}
         self._served: dict[str, dict[str, ServedModel]] = {}
         self.failed: dict[tuple[str, str], OnwardError] = {}
@@ -188,6 +197,8 @@ class Models:
             pipeline, speed = await self._in_loader(self._open, name, version)
             try:
                 served = ServedModel(pipeline, speed, self._pool)
+                if pipeline.policy is not None and self._policies is not None:
+                    served.decider = self._policies.decider(pipeline, served.metrics)
             except BaseException:
                 pipeline.close()
                 raise
@@ -219,6 +230,10 @@ class Models:
                     "the manifest names another package than the repository's folders",
                     expected=f"{name} {version}", found=f"{pipeline.package.id.name} {pipeline.package.id.version}",
                 )  # fmt: skip
+            if pipeline.policy is not None:
+                if self._policies is None:
+                    raise PackageError("the package has a policy, and nothing here records decisions")
+                self._policies.open()
             examples = read_examples(pipeline.package.folder)[:_MEASURED_ITEMS]
             return pipeline, Speed(pipeline, [example.input for example in examples])
         except BaseException:

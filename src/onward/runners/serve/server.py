@@ -32,6 +32,7 @@ from onward.runners.serve.admin import make_admin_app
 from onward.runners.serve.app import make_app
 from onward.runners.serve.http import protocol_for
 from onward.runners.serve.models import Models
+from onward.runners.serve.policies import DecisionOptions, Policies
 
 _log = logging.getLogger("onward.serve")
 _KEEP_ALIVE_S = 75
@@ -44,7 +45,10 @@ _LAST_JOIN_S = 0.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServeOptions:
-    """How to serve. `drain_grace_s` is how long SIGTERM keeps accepting while "not ready" spreads."""
+    """How to serve. `drain_grace_s` is how long SIGTERM keeps accepting while "not ready" spreads.
+
+    The last four are of use where a package has a policy; see `DecisionOptions`.
+    """
 
     repository: Path
     host: str = "127.0.0.1"
@@ -55,6 +59,10 @@ class ServeOptions:
     watch_interval_s: float = 1.0
     drain_grace_s: float = 0.0
     drain_timeout_s: float = 30.0
+    store: str = "sqlite:///var/onward.db"
+    actions: Path | None = None
+    key_file: Path | None = None
+    no_relay: bool = False
 
 
 class _Server(uvicorn.Server):
@@ -78,9 +86,10 @@ def serve(options: ServeOptions) -> None:
 async def _serve(options: ServeOptions, repository: Repository) -> None:
     pool = ThreadPoolExecutor(max_workers=cores(), thread_name_prefix=f"{_THREADS}-prepare")
     loader = ThreadPoolExecutor(max_workers=_LOADERS, thread_name_prefix=f"{_THREADS}-load")
-    models = Models(repository, pool, loader=loader, keep_versions=options.keep_versions)
-    public = _Server(_config(make_app(models), options, options.port, http=protocol_for(models.routes)))
-    admin = _Server(_config(make_admin_app(models), options, options.admin_port, host="127.0.0.1"))
+    policies = Policies(_decision_options(options))
+    models = Models(repository, pool, loader=loader, keep_versions=options.keep_versions, policies=policies)
+    public = _Server(_config(make_app(models, policies), options, options.port, http=protocol_for(models.routes)))
+    admin = _Server(_config(make_admin_app(models, policies), options, options.admin_port, host="127.0.0.1"))
     servers = [public, admin]
     running = [asyncio.create_task(server.serve()) for server in servers]
     _stop_on_signals(servers, models, options.drain_grace_s)
@@ -92,12 +101,20 @@ async def _serve(options: ServeOptions, repository: Repository) -> None:
         for server in servers:
             server.should_exit = True
         try:
-            await asyncio.wait_for(models.close(), options.drain_timeout_s)
+            async with asyncio.timeout(options.drain_timeout_s):
+                await models.close()
+                await policies.close()
             _log.info("drained; bye")
         except TimeoutError:
             _log.warning("ended before everything was answered")
         for executor in (loader, pool):
             executor.shutdown(wait=False, cancel_futures=True)
+
+
+def _decision_options(options: ServeOptions) -> DecisionOptions:
+    return DecisionOptions(
+        store=options.store, actions=options.actions, key_file=options.key_file, relay=not options.no_relay
+    )
 
 
 def _leave_threads() -> None:

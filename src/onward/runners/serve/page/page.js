@@ -191,7 +191,7 @@ function showAnswer(body, tookMs) {
 	const parts = [];
 	if (decision) {
 		const { outcome, rule, reasons = [], arguments: values } = decision;
-		parts.push(big(outcome), pairs([["Rule", rule], ["Because", reasons.join("; ")], ...shownPairs(values ?? {})]));
+		parts.push(big(outcome), pairs([["Rule", rule], ["Because", reasons.join("; ")], ["No answer", body.failure], ...shownPairs(values ?? {})]), actions(decision));
 	}
 	const key = Object.keys(rest).find((name) => Array.isArray(rest[`${name}s`]) && typeof rest.score === "number");
 	const fields = Object.fromEntries(current.model.fields.outputs.map((field) => [field.name, field]));
@@ -214,8 +214,26 @@ function showAnswer(body, tookMs) {
 			h("span", { id: "latency", title: "Round trip, as this browser saw it" }, took)),
 		...parts, pairs(shownPairs(rest, fields)),
 		h("div.trace", 0,
-			pairs([["Package", `${body.package} ${body.version}`], ["Digest", body.version === version && code(digest)], ["Request", code(body.request_id)]]),
+			pairs([["Package", `${body.package} ${body.version}`], ["Digest", body.version === version && code(digest)], ["Decision", decision && code(decision.decision_id)], ["Request", code(body.request_id)]]),
 			more("As JSON", pre(JSON.stringify(body, null, 1)))));
+}
+
+/** What a decision does, and how far it is; looks again until it is settled. */
+function actions({ decision_id: id, actions: taken }) {
+	if (!taken.length) return "";
+	const list = h("dl.values", { id: "actions" });
+	const draw = (some) => list.replaceChildren(...some.flatMap(({ name, state, action_id: own }) =>
+		[h("dt", 0, name), h("dd", { className: state, title: own }, state)]));
+	const look = async () => {
+		const response = await fetch(`/decisions/${id}?wait_s=10`).catch(() => ({}));
+		if (!list.isConnected || !response.ok) return;
+		const told = await response.json();
+		draw(told.actions);
+		if (!told.settled) setTimeout(look, 1000);
+	};
+	draw(taken);
+	setTimeout(look);
+	return list;
 }
 
 const pre = (text) => h("pre", { tabIndex: 0 }, text);
