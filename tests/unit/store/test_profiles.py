@@ -259,7 +259,9 @@ def test_an_export_has_all_that_is_kept_of_the_entity_and_of_nobody_else(profile
 def note_erasure(tx: Any, erasure: Any, *, tenant: str, key_id: str, by: str, at_s: float) -> None:
     body = f"erased by {by}".encode()
     tx.append_audit(
-        AuditDraft(entry_id="x", at_s=at_s, tenant=tenant, kind="profile.erased", subject=key_id, body=body)
+        AuditDraft(
+            entry_id=f"erased-{at_s}", at_s=at_s, tenant=tenant, kind="profile.erased", subject=key_id, body=body
+        )
     )
 
 
