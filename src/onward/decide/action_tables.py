@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from onward.decide.actions import ARGUMENT_KINDS, MAX_LENGTH, ActionType, Argument, ArgumentKind
 from onward.decide.expressions import matcher
+from onward.decide.tokens import MAX_PATTERN_CHARACTERS, pattern_misuse
 from onward.errors import ArgumentRefused
 from onward.package.sections import Document, Section, shown, suggestion
 
@@ -100,6 +101,9 @@ def _check_argument(section: Section, argument: Argument) -> None:
     if argument.minimum is not None and argument.maximum is not None and argument.minimum > argument.maximum:
         section.problem("maximum", "below the minimum", expected=f"at least {argument.minimum:g}")
     if argument.pattern and text:
+        if problem := pattern_misuse(argument.pattern):
+            section.problem("pattern", problem, expected=f"at most {MAX_PATTERN_CHARACTERS} characters")
+            return
         try:
             matcher(argument.pattern)
         except (ValueError, RuntimeError) as error:

@@ -80,4 +80,3 @@ class CostTable:
                 return constant, -1
         self.expressions.append(cost)
         return 0.0, len(self.expressions) - 1
-

@@ -185,7 +185,7 @@ class _Reader:
     def _cost(self, entry: Section, name: str) -> float | Expression | None:
         value = entry.values.get(name)
         if isinstance(value, str):
-            return self.expression(entry, name, ("DOUBLE",), "a number, such as 3.0 or \"input.Amount\"")
+            return self.expression(entry, name, ("DOUBLE",), 'a number, such as 3.0 or "input.Amount"')
         number = entry.number(name)
         if value is None:
             entry.problem(name, "missing", expected="what this outcome costs then: a number or a CEL expression")

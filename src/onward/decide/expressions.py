@@ -30,7 +30,7 @@ from onward.decide.variables import MISSING, TIMESTAMP, Converter, ValueType, Va
 from onward.errors import MissingExtra
 from onward.package.sections import suggestion
 
-_AT = re.compile(r"ERROR: <input>:(-?\d+):(-?\d+): (.*?)(?:\n|\[[A-Z_]+\]|$)")
+_AT = re.compile(r"ERROR: <input>:(-?\d+):(-?\d+): (.*?)(?:\n|\s\[[A-Z_]{4,}\]$|$)")
 _OVERLOAD = re.compile(r"found no matching overload for '([^']+)' applied to '\((.*)\)'")
 _UNDECLARED = re.compile(r"undeclared reference to '([^']+)'")
 _SIGNS = re.compile(r"_([^_]+)_")
@@ -119,7 +119,7 @@ class Language:
         for receiver, start in looped_over(rewritten, tokens):
             self._check_ordered(text, receiver, start)
         return Expression(
-            text=text, rewritten=rewritten, kind=program.return_type().name(), program=program,
+            text=text, rewritten=rewritten, kind=_kind(program), program=program,
             reads=frozenset(reads), asks=frozenset(asks),
         )  # fmt: skip
 
@@ -160,6 +160,10 @@ class Language:
             known = self._longest(path)
             if known is None:
                 raise self._unknown(text, path)
+            kind = self._named[known].type
+            if known != path.text and kind.word not in ("any", "map"):
+                expected = f"{known} alone: it is a {kind}, without fields"
+                raise self._problem(text, path.start, "no such field", expected=expected, found=f'"{path.text}"')
             (asks if path.asked and known == path.text else reads).add(known)
         return reads, asks
 
@@ -205,7 +209,7 @@ class Language:
 
     def _check_ordered(self, text: str, receiver: str, start: int) -> None:
         try:
-            kind = self._env.compile(receiver).return_type().name()
+            kind = _kind(self._env.compile(receiver))
         except RuntimeError:
             kind = "?"
         if kind != "LIST":
@@ -254,6 +258,11 @@ class Reading:
         if self._reads_now:
             found["now"] = EPOCH + timedelta(microseconds=round(facts.now_s * 1e6))
         return found
+
+
+def _kind(program: Any) -> str:
+    """The type of a program's value, without those of its elements."""
+    return str(program.return_type().name()).partition("<")[0]
 
 
 def _is_named(variable: Variable) -> bool:

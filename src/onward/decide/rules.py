@@ -185,7 +185,7 @@ class Rules:
 
     def _first(self, activation: Any) -> Rule | None:
         for together in self._together:
-            index = together.program.eval(activation).plain_value()
+            index = _value(together.program, activation)
             if type(index) is bool:
                 index = 0 if index else -1
             if type(index) is not int:
@@ -245,10 +245,15 @@ def _expressions(rule: Rule) -> list[Expression]:
 
 def _failing(rules: Sequence[Rule], activation: Any) -> str:
     """Which of some rules is the first that cannot be evaluated."""
-    for rule in rules:
-        if not isinstance(rule.when.program.eval(activation).plain_value(), bool):
-            return rule.name
-    return ""
+    return next((rule.name for rule in rules if not isinstance(_value(rule.when.program, activation), bool)), "")
+
+
+def _value(program: Any, activation: Any) -> Any:
+    """A program's value; whatever goes wrong comes as text, as the library gives most errors."""
+    try:
+        return program.eval(activation).plain_value()
+    except RuntimeError as error:  # the bound on steps
+        return str(error)
 
 
 def _call_arguments(call: Call, activation: Any) -> dict[str, Any]:

@@ -16,6 +16,13 @@ MAX_CHARACTERS = 4096
 MAX_PATTERN_CHARACTERS = 256
 """Of one regular expression."""
 
+MAX_PATTERNS = 8
+"""Regular expressions in one expression."""
+MAX_REPEATED = 1000
+"""The product of a pattern's counts: `(a{10}){10}` repeats 100 times."""
+MAX_LOOPS = 8
+MAX_SUMS_IN_LOOPS = 4
+
 Kind: TypeAlias = Literal["name", "text", "number", "sign"]
 
 _TOKEN = re.compile(
@@ -37,9 +44,7 @@ _OF_TIME = frozenset({
     "getSeconds", "getMilliseconds",
 })  # fmt: skip
 _OFFSET = re.compile(r"""(["'])(?:UTC|[+-](?:0\d|1[0-4]):[0-5]\d)\1""")
-_REPEATED = re.compile(r"\{(\d+)")
-_MOST_REPEATED = 100
-_MOST_SUMS_IN_MAP = 4
+_REPEATED = re.compile(r"\{(\d{1,9})(?:,(\d{0,9}))?\}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +72,7 @@ class Path:
         return ".".join(self.names)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Misuse:
     """Something that an expression may not do, whatever its types say."""
 
@@ -122,29 +127,73 @@ def with_asked_as_names(expression: str, tokens: Sequence[Token], asked: Sequenc
 
 def misuses_of(tokens: Sequence[Token]) -> Iterator[Misuse]:
     """What costs without bound, or makes the answer depend on the machine."""
-    ends: list[int] = []
+    loops = [*_loops(tokens)]
+    if len(loops) > MAX_LOOPS:
+        yield Misuse("too many loops", f"at most {MAX_LOOPS}", tokens[loops[MAX_LOOPS].index].start, str(len(loops)))
+    for number, loop in enumerate(loops):
+        start = tokens[loop.index].start
+        if any(loop.index < other.close for other in loops[:number]):
+            expected = "one of all, exists, exists_one, map, filter at a time"
+            yield Misuse("a loop inside a loop", expected, start, loop.macro)
+        if loop.macro == "map" and any(other.macro == "map" for other in loops[:number]):
+            yield Misuse("map twice", "one map in an expression", start)
+        if loop.macro == "map" and any(_opens_literal(tokens, index) for index in range(loop.index + 2, loop.close)):
+            yield Misuse("a list made inside map", "a single value for each element", start)
+    sums = [index for index, token in enumerate(tokens) if token.text == "+" and _around(loops, index)]
+    if len(sums) > MAX_SUMS_IN_LOOPS:
+        expected = f"at most {MAX_SUMS_IN_LOOPS} inside loops"
+        yield Misuse("too many sums", expected, tokens[sums[MAX_SUMS_IN_LOOPS]].start, str(len(sums)))
+    yield from _call_misuses(tokens, loops)
+
+
+def _call_misuses(tokens: Sequence[Token], loops: Sequence[_Loop]) -> Iterator[Misuse]:
+    matches = 0
     for index, token in enumerate(tokens):
         if token.kind != "name" or _text(tokens, index + 1) != "(":
             continue
         close = _closing(tokens, index + 1)
-        if token.text in _MACROS and _text(tokens, index - 1) == ".":
-            if any(index < end for end in ends):
-                yield Misuse(
-                    message="a loop inside a loop", expected="one of all, exists, exists_one, map, filter at a time",
-                    start=token.start, found=token.text,
-                )  # fmt: skip
-            ends.append(close)
-            sums = sum(1 for inner in tokens[index:close] if inner.text == "+")
-            if token.text == "map" and sums > _MOST_SUMS_IN_MAP:
-                expected = f"at most {_MOST_SUMS_IN_MAP} inside map(…)"
-                yield Misuse(message="too many sums", expected=expected, start=token.start, found=str(sums))
-        elif token.text == "matches":
+        if token.text == "matches":
+            matches += 1
             yield from _pattern_misuses(tokens, index, close)
+            loop = _around(loops, index)
+            own = _text(tokens, index - 2) if _text(tokens, index - 3) != "." else ""
+            if loop is not None and not (_text(tokens, index - 1) == "." and own == loop.variable):
+                expected = f"{loop.variable}.matches(…) and nothing else inside the loop"
+                yield Misuse("matches on more than the element", expected, token.start)
+            if matches > MAX_PATTERNS:
+                yield Misuse("too many patterns", f"at most {MAX_PATTERNS} in an expression", token.start)
         elif token.text in _OF_TIME and close > index + 2:
             zone = tokens[index + 2].text
             if close != index + 3 or not _OFFSET.fullmatch(zone):
-                expected = "\"UTC\" or an offset such as \"+02:00\": named zones differ from machine to machine"
-                yield Misuse(message="not a fixed time zone", expected=expected, start=token.start, found=zone)
+                expected = '"UTC" or an offset such as "+02:00": named zones differ from machine to machine'
+                yield Misuse("not a fixed time zone", expected, token.start, zone)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Loop:
+    macro: str
+    index: int
+    close: int
+    variable: str
+
+
+def _loops(tokens: Sequence[Token]) -> Iterator[_Loop]:
+    for index, token in enumerate(tokens):
+        if token.text in _MACROS and _text(tokens, index - 1) == "." and _text(tokens, index + 1) == "(":
+            close = _closing(tokens, index + 1)
+            yield _Loop(macro=token.text, index=index, close=close, variable=_text(tokens, index + 2))
+
+
+def _around(loops: Sequence[_Loop], index: int) -> _Loop | None:
+    return next((loop for loop in loops if loop.index < index < loop.close), None)
+
+
+def _opens_literal(tokens: Sequence[Token], index: int) -> bool:
+    """Whether a list or map is written out here; after a value, `[` takes an element."""
+    if tokens[index].kind != "sign" or tokens[index].text not in "[{":
+        return False
+    before = tokens[index - 1]
+    return tokens[index].text == "{" or not (before.kind in ("name", "text") or before.text in (")", "]", "}"))
 
 
 def patterns_of(tokens: Sequence[Token]) -> Iterator[Token]:
@@ -169,13 +218,19 @@ def _pattern_misuses(tokens: Sequence[Token], index: int, close: int) -> Iterato
     start = tokens[index].start
     if pattern.kind != "text" or tokens[close - 2].text not in ("(", ","):
         expected = "a pattern written out: one that comes from the input may cost what it likes"
-        yield Misuse(message="matches takes a literal", expected=expected, start=start, found=pattern.text)
-    elif len(pattern.text) > MAX_PATTERN_CHARACTERS:
-        expected = f"at most {MAX_PATTERN_CHARACTERS} characters"
-        yield Misuse(message="the pattern is too long", expected=expected, start=start, found=str(len(pattern.text)))
-    elif any(int(count) > _MOST_REPEATED for count in _REPEATED.findall(pattern.text)):
-        expected = f"at most {_MOST_REPEATED} repetitions"
-        yield Misuse(message="the pattern repeats too much", expected=expected, start=start, found=pattern.text)
+        yield Misuse("matches takes a literal", expected, start, pattern.text)
+    elif problem := pattern_misuse(pattern.text):
+        yield Misuse(problem, f"{MAX_PATTERN_CHARACTERS} characters, {MAX_REPEATED} repetitions at most", start)
+
+
+def pattern_misuse(pattern: str) -> str:
+    """Why a regular expression costs too much, or nothing."""
+    if len(pattern) > MAX_PATTERN_CHARACTERS:
+        return "the pattern is too long"
+    repeated = 1
+    for least, most in _REPEATED.findall(pattern):
+        repeated *= max(int(least), int(most or 0), 1)
+    return "the pattern repeats too much" if repeated > MAX_REPEATED else ""
 
 
 def _receiver(tokens: Sequence[Token], index: int) -> int:

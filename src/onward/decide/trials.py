@@ -20,9 +20,7 @@ NOW_S = 1_767_225_600.0
 _EXPECTED = ("outcome", "rule", "reasons", "arguments", "actions")
 
 
-def run_trials(
-    document: PolicyDocument, variables: Mapping[str, Variable], decide: Callable[[Facts], Decision]
-) -> int:
+def run_trials(document: PolicyDocument, variables: Mapping[str, Variable], decide: Callable[[Facts], Decision]) -> int:
     """Run every test; their number. Raises `PolicyError` for a test that is not well formed, else `PolicyTestFailed`
     for the first that gives another decision."""
     trials = [_trial(section, variables) for section in document.tables("test")]

@@ -19,10 +19,11 @@ from onward.package.records import Labels, Manifest, Named
 from onward.types import Field, Signature
 
 MAX_TEXT = 16_384
-"""Characters of one text that a rule may read."""
+"""Characters of one text, or of all texts in one list, that a rule may read."""
 MAX_ELEMENTS = 1024
 """Elements of one list or map that a rule may read."""
 MAX_DEPTH = 8
+_FILE = frozenset({"sha256", "size"})
 
 MISSING: Any = object()
 Converter: TypeAlias = Callable[[Any], Any]
@@ -138,18 +139,21 @@ def converter(kind: ValueType) -> Converter:
 def _number(value: Any) -> Any:
     if type(value) is float:
         return value if -math.inf < value < math.inf else MISSING
-    if type(value) is int:
+    if isinstance(value, bool):
+        return MISSING
+    if isinstance(value, int | float):
         try:
-            return float(value)
+            return _number(float(value))
         except OverflowError:
             return MISSING
     return _number(value.item()) if isinstance(value, np.generic) else MISSING
 
 
 def _integer(value: Any) -> Any:
-    if type(value) is float and value.is_integer():
+    if isinstance(value, bool):
+        return MISSING
+    if isinstance(value, int) or (isinstance(value, float) and value.is_integer()):
         value = int(value)
-    if type(value) is int:
         return value if -(1 << 63) <= value < 1 << 63 else MISSING
     return _integer(value.item()) if isinstance(value, np.generic) else MISSING
 
@@ -161,8 +165,7 @@ def _boolean(value: Any) -> Any:
 
 
 def _string(value: Any) -> Any:
-    if isinstance(value, bytes):
-        value = value.decode("utf-8", "replace") if len(value) <= 4 * MAX_TEXT else MISSING
+    """Text; bytes are none, since what JSON makes of a file is not what a rule read."""
     if not isinstance(value, str) or len(value) > MAX_TEXT:
         return MISSING
     if not value.isascii():
@@ -170,20 +173,20 @@ def _string(value: Any) -> Any:
             value.encode()
         except UnicodeEncodeError:  # lone surrogates: no JSON holds them
             return MISSING
-    return str(value)
+    return value if type(value) is str else str.__str__(value)
 
 
 def _any(value: Any, depth: int = 0) -> Any:
     if value is None:
         return None if depth else MISSING
-    if type(value) is float:
-        return _number(value)
-    if isinstance(value, bool | int):
-        return _boolean(value) if isinstance(value, bool) else _integer(value)
-    if isinstance(value, str | bytes):
-        return _string(value)
     if isinstance(value, np.ndarray | np.generic):
         return _any(value.tolist(), depth)
+    if isinstance(value, bool):
+        return bool(value)
+    if isinstance(value, str):
+        return _string(value)
+    if isinstance(value, int | float):
+        return _integer(value) if isinstance(value, int) else _number(value)
     if depth >= MAX_DEPTH:
         return MISSING
     if isinstance(value, Mapping):
@@ -198,20 +201,37 @@ def _list_converter(element: Converter) -> Converter:
         if not isinstance(value, list | tuple) or len(value) > MAX_ELEMENTS:
             return MISSING
         converted = [element(inner) for inner in value]
-        return MISSING if any(inner is MISSING for inner in converted) else converted
+        if any(inner is MISSING for inner in converted) or _text_size(converted) > MAX_TEXT:
+            return MISSING
+        return converted
 
     return convert
 
 
 def _map_converter(element: Converter) -> Converter:
     def convert(value: Any) -> Any:
-        if not isinstance(value, Mapping) or len(value) > MAX_ELEMENTS:
+        # A file, as the audit log keeps it, is no map to a rule: it was none when the rule first saw it.
+        if not isinstance(value, Mapping) or len(value) > MAX_ELEMENTS or value.keys() == _FILE:
             return MISSING
-        converted = {key: element(inner) for key, inner in value.items()}
-        wrong = any(_string(key) is MISSING or inner is MISSING for key, inner in converted.items())
-        return MISSING if wrong else converted
+        converted = {_string(str(key)): element(inner) for key, inner in value.items()}
+        if MISSING in converted or any(inner is MISSING for inner in converted.values()):
+            return MISSING
+        return MISSING if _text_size(converted.values()) > MAX_TEXT else converted
 
     return convert
+
+
+def _text_size(values: Iterable[Any]) -> int:
+    """Characters in all, so that a list of texts costs a rule no more than one text."""
+    size = 0
+    for value in values:
+        if isinstance(value, str):
+            size += len(value)
+        elif isinstance(value, list):
+            size += _text_size(value)
+        elif isinstance(value, Mapping):
+            size += _text_size(value.values())
+    return size
 
 
 _CONVERTERS: Mapping[str, Converter] = {
