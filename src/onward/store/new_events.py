@@ -44,7 +44,7 @@ def read_event(value: Any, *, tenant: str, entity: str, now_s: float, where: str
         tenant=tenant,
         entity=entity,
         kind=kind,
-        at_s=_time(value.get("at"), now_s, where),
+        at_s=now_s if value.get("at") is None else read_time(value["at"], where=f"{where}at"),
         recorded_s=now_s,
         data=_data(value.get("data"), where),
     )
@@ -63,9 +63,11 @@ def _id(value: Any, where: str) -> str:
     return str(value)
 
 
-def _time(value: Any, now_s: float, where: str) -> float:
-    if value is None:
-        return now_s
+def read_time(value: Any, *, where: str) -> float:
+    """A time as people write it, as seconds since the epoch: such seconds, or RFC 3339 text with an offset.
+
+    Raises `InputError`.
+    """
     at_s = math.nan
     if isinstance(value, str) and len(value) <= 40:
         try:
@@ -78,7 +80,7 @@ def _time(value: Any, now_s: float, where: str) -> float:
         at_s = float(value)
     if not 0.0 <= at_s <= LATEST_S:
         expected = "seconds since the epoch, or RFC 3339 text with an offset, from 1970 to 9999"
-        raise _refused(where, "at", "not a time", expected, ascii(value)[:60])
+        raise InputError("not a time", where=where, expected=expected, found=ascii(value)[:60])
     return at_s
 
 
