@@ -104,4 +104,6 @@ class EntryExecutor:
             )
         except NotStarted as error:
             return not_sent(f"NOT_STARTED_{error}")
+        if ended.status == 0 and not ended.output and not ended.too_large:
+            return unknown("NO_RECEIPT")  # the process ended in the middle of the function
         return judge(ended)
