@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 import msgspec
 
 from onward.act.desk import Case, Recorded, Ruling
-from onward.decide.policy import Facts
+from onward.decide.policy import Facts, Profile
 from onward.errors import ExecutionError, MalformedBody, OnwardError
 from onward.generate.answer import readable_decision
 from onward.pipeline import Pipeline
@@ -70,10 +70,12 @@ class Decider:
         """From here on the request is decided, even where the model fails. Raises `MalformedBody` for its headers."""
         exchange.undecided = Undecided(self, exchange, call, caller_of(exchange.headers))
 
-    def case(self, item: Item, answer: Mapping[str, Any] | None, now_s: float, failure: str) -> Case:
-        """The facts of one item: what was sent, and what the model made of it."""
+    def case(
+        self, item: Item, answer: Mapping[str, Any] | None, profile: Profile | None, now_s: float, failure: str
+    ) -> Case:
+        """The facts of one item: what was sent, what is known of its entity, and what the model made of it."""
         shown = answer and {name: _without_bytes(value) for name, value in answer.items()}
-        facts = Facts(answer=shown, input=item, profile=self._profile(item), now_s=now_s, failure=failure)
+        facts = Facts(answer=shown, input=item, profile=self._profile(item, profile), now_s=now_s, failure=failure)
         entity = item.get(self._entity) if self._entity else None
         return Case(facts=facts, entity="" if entity is None else str(entity))
 
@@ -81,7 +83,7 @@ class Decider:
 class Undecided:
     """One request on its way to its decision."""
 
-    __slots__ = ("_answers", "_call", "_caller", "_decider", "_exchange", "_now_s", "_submitted_s")
+    __slots__ = ("_answers", "_call", "_caller", "_decider", "_exchange", "_now_s", "_submitted_s", "profiles")
 
     def __init__(self, decider: Decider, exchange: Exchange, call: Call, caller: Caller) -> None:
         self._decider = decider
@@ -90,6 +92,9 @@ class Undecided:
         self._caller = caller
         self._now_s = time.time()
         self._answers: Answers = ()
+        self._submitted_s = 0.0
+        # The entities' features as they were read for the model, one an item; empty where nothing was read.
+        self.profiles: Sequence[Profile | None] = ()
 
     def decide(self, answers: Sequence[Mapping[str, Any]]) -> None:
         """See `onward.runners.serve.exchange.Undecided`."""
@@ -109,8 +114,10 @@ class Undecided:
     def _record(self, answers: Answers, failure: str) -> None:
         decider, call = self._decider, self._call
         self._answers = answers
+        profiles = self.profiles or [None] * len(answers)
         cases = [
-            decider.case(item, answer, self._now_s, failure) for item, answer in zip(call.items, answers, strict=True)
+            decider.case(item, answer, profile, self._now_s, failure)
+            for item, answer, profile in zip(call.items, answers, profiles, strict=True)
         ]
         self._submitted_s = time.monotonic()
         decider.recorder.record(decider.ruling, cases, self._caller, self._recorded)

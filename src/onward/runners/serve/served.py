@@ -379,6 +379,8 @@ class _Plain(_Answering):
             if undecided is not None:
                 undecided.decide(self.served.answers(self.call, outputs, start, self.rows))
                 return
+            if self.served.decider is not None:
+                return  # it has been decided without this answer
             body = self.served.answer_body(self.call, outputs, start, self.rows, self.exchange.request_id)
         except OnwardError as error:
             self.reject(error)
