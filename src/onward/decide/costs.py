@@ -28,16 +28,16 @@ class CostTable:
         self._sides: list[tuple[tuple[float, int], tuple[float, int]]] = []
         for cost in costs.outcomes.values():
             self._sides.append((self._side(cost.positive, language), self._side(cost.negative, language)))
-        self._program = language.listed(self.expressions)
+        self._listed = language.listed(self.expressions)
 
     def values(self, activation: Any) -> dict[str, Any]:
         """{`cost.OUTCOME`: expected cost, `cost.best`: the cheapest}; of equal ones the first in the file.
 
         Raises `ValueError` where the probability is none.
         """
-        numbers = self._program.eval(activation).plain_value()
-        if not isinstance(numbers, list) or not 0.0 <= numbers[0] <= 1.0:
-            raise ValueError(f"not a probability: {numbers}")
+        numbers = self._listed.values(activation)
+        if not 0.0 <= numbers[0] <= 1.0:
+            raise ValueError(f"not a probability: {numbers[0]}")
         probability = numbers[0]
         found: dict[str, Any] = {}
         best, least = "", 0.0

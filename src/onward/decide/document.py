@@ -235,7 +235,7 @@ class _Reader:
                     table.problem(name, "no such argument", expected=listed, found=found_name)
                     continue
                 word = declared[name].type
-                kinds, expected = (*_KINDS_OF_WORDS[word], "DYN"), f"a {word}"
+                kinds, expected = (*_KINDS_OF_WORDS.get(word, _PLAIN_KINDS), "DYN"), f"a {word}"
             compiled = self.expression(table, name, kinds, expected, costs=True)
             if compiled:
                 found[name] = compiled

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -19,6 +19,7 @@ from onward.decide.tokens import (
     MAX_CHARACTERS,
     Path,
     Token,
+    has_loops,
     looped_over,
     misuses_of,
     paths_of,
@@ -58,6 +59,7 @@ class Expression:
     program: Any
     reads: frozenset[str]
     asks: frozenset[str]
+    loops: bool
 
 
 def load_cel() -> Any:
@@ -120,7 +122,7 @@ class Language:
             self._check_ordered(text, receiver, start)
         return Expression(
             text=text, rewritten=rewritten, kind=_kind(program), program=program,
-            reads=frozenset(reads), asks=frozenset(asks),
+            reads=frozenset(reads), asks=frozenset(asks), loops=has_loops(tokens),
         )  # fmt: skip
 
     def join(self, expressions: Iterable[Expression]) -> Any:
@@ -131,9 +133,13 @@ class Language:
         except RuntimeError:
             return None
 
-    def listed(self, expressions: Iterable[Expression]) -> Any:
-        """One program that gives the values of all, as a list."""
-        return self._env.compile("[" + ",".join(f"(\n{one.rewritten}\n)" for one in expressions) + "]")
+    def listed(self, expressions: Sequence[Expression]) -> Listed:
+        """Several expressions, to be evaluated together."""
+        try:
+            program = self._env.compile("[" + ",".join(f"dyn(\n{one.rewritten}\n)" for one in expressions) + "]")
+        except RuntimeError:  # one alone is as deep as the library allows
+            program = None
+        return Listed(program, [one.program for one in expressions])
 
     def activation(self, values: Mapping[str, Any]) -> Any:
         """Values of variables, for evaluating several programs."""
@@ -221,6 +227,27 @@ class Language:
         line = text.count("\n", 0, start) + 1
         column = start - (text.rfind("\n", 0, start) + 1) + 1
         return ExpressionProblem(message, expected=expected, found=found, line=line, column=column)
+
+
+class Listed:
+    """Expressions evaluated in one go: `program` gives a list; where it is None, `programs` give a value each."""
+
+    def __init__(self, program: Any, programs: Sequence[Any]) -> None:
+        self._program = program
+        self._programs = programs
+
+    def values(self, activation: Any) -> list[Any]:
+        """The values, in order. Raises `ValueError` where one of them has none."""
+        if self._program is not None:
+            values = self._program.eval(activation).plain_value()
+            if not isinstance(values, list):
+                raise ValueError(str(values))
+            return values
+        results = [program.eval(activation) for program in self._programs]
+        wrong = next((result for result in results if result.type().name() == "ERROR"), None)
+        if wrong is not None:
+            raise ValueError(str(wrong.plain_value()))
+        return [result.plain_value() for result in results]
 
 
 class Reading:

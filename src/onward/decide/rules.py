@@ -15,9 +15,9 @@ from typing import Any
 from onward.decide.actions import ActionType, Argument
 from onward.decide.costs import CostTable, Threshold
 from onward.decide.document import DEFAULT, FALLBACK, POLICY_FILE, PolicyDocument, read_policy
-from onward.decide.expressions import Expression, Language, Reading
+from onward.decide.expressions import Language, Reading
 from onward.decide.policy import Facts
-from onward.decide.records import Call, Cap, PolicyRecord, Rule
+from onward.decide.records import Cap, PolicyRecord, Rule
 from onward.decide.trials import run_trials
 from onward.decide.variables import ANY, MISSING, Variable, converter, variables_of
 from onward.errors import ArgumentRefused, PolicyError
@@ -90,8 +90,10 @@ class Rules:
         wanted = [*whens, *(self._costs.expressions if self._costs else ())]
         self._reading = Reading(record.language, wanted)
         self._together = _together(record.language, record.rules)
-        self._of_rule = {rule.name: Reading(record.language, _expressions(rule)) for rule in record.rules}
-        readings = (self._reading, *self._of_rule.values())
+        self._extras = {
+            rule.name: _Extras(record.language, rule) for rule in record.rules if rule.arguments or rule.calls
+        }
+        readings = (self._reading, *(extras.reading for extras in self._extras.values()))
         self._reads_costs = self._costs is not None and any(reading.reads_costs for reading in readings)
         self._approvals = {
             name: (approval, Reading(approval.language, [approval.condition]))
@@ -195,16 +197,14 @@ class Rules:
         return None
 
     def _with_arguments(self, rule: Rule, facts: Facts, costs: dict[str, Any]) -> Decision:
-        activation = self._language.activation(self._of_rule[rule.name].values(facts, {}) | costs)
+        extras = self._extras[rule.name]
         try:
-            arguments = {name: _evaluated(one, activation) for name, one in rule.arguments.items()}
-            wanted = [(call, _call_arguments(call, activation)) for call in rule.calls]
+            activation = self._language.activation(extras.reading.values(facts, {}) | costs)
+            arguments, wanted = extras.evaluate(activation)
         except Exception:
             raise _Failed(rule.name) from None
         try:
-            actions = tuple(
-                ActionCall(name=call.action.name, arguments=call.action.check(given)) for call, given in wanted
-            )
+            actions = tuple(ActionCall(name=action.name, arguments=action.check(given)) for action, given in wanted)
         except ArgumentRefused as refused:
             return self._unable(ARGUMENT_REFUSED, {"rule": rule.name, "argument": refused.where})
         return Decision(
@@ -224,23 +224,55 @@ class _Failed(Exception):
         self.rule = rule
 
 
-def _together(language: Language, rules: Sequence[Rule], size: int = _TOGETHER) -> list[_Together]:
-    """Programs for neighbouring rules, as many rules in each as its nesting allows."""
+def _together(language: Language, rules: Sequence[Rule]) -> list[_Together]:
+    """Programs for neighbouring rules. One with a loop stays alone: the library's bound on steps is a program's."""
     found: list[_Together] = []
-    for start in range(0, len(rules), size):
-        group = rules[start : start + size]
-        program = language.join([rule.when for rule in group])
-        if program is not None:
-            found.append(_Together(program, group))
-        elif len(group) > 1:
-            found += _together(language, group, (len(group) + 1) // 2)
+    group: list[Rule] = []
+    for rule in rules:
+        if rule.when.loops or len(group) == _TOGETHER:
+            found += _joined(language, group)
+            group = []
+        if rule.when.loops:
+            found.append(_Together(rule.when.program, [rule]))
         else:
-            found.append(_Together(group[0].when.program, group))
-    return found
+            group.append(rule)
+    return found + _joined(language, group)
 
 
-def _expressions(rule: Rule) -> list[Expression]:
-    return [*rule.arguments.values(), *(one for call in rule.calls for one in call.arguments.values())]
+def _joined(language: Language, group: Sequence[Rule]) -> list[_Together]:
+    """As many rules in a program as its nesting allows."""
+    if len(group) <= 1:
+        return [_Together(rule.when.program, [rule]) for rule in group]
+    program = language.join([rule.when for rule in group])
+    if program is not None:
+        return [_Together(program, group)]
+    half = len(group) // 2
+    return [*_joined(language, group[:half]), *_joined(language, group[half:])]
+
+
+class _Extras:
+    """The arguments of a rule and of its actions, evaluated together."""
+
+    def __init__(self, language: Language, rule: Rule) -> None:
+        own, calls = [*rule.arguments.values()], [[*call.arguments.values()] for call in rule.calls]
+        expressions = [*own, *(one for call in calls for one in call)]
+        self.reading = Reading(language, expressions)
+        self._listed = language.listed(expressions)
+        self._names = tuple(rule.arguments)
+        self._calls = [(call.action, tuple(call.arguments)) for call in rule.calls]
+
+    def evaluate(self, activation: Any) -> tuple[dict[str, Any], list[tuple[ActionType, dict[str, Any]]]]:
+        """The rule's arguments and, for each action, its own. Raises `ValueError` where one has no value."""
+        given = iter([_as_json(value) for value in self._listed.values(activation)])
+        arguments = {name: next(given) for name in self._names}
+        return arguments, [(action, {name: next(given) for name in names}) for action, names in self._calls]
+
+
+def _as_json(value: Any) -> Any:
+    plain = None if value is None else _plain(value)
+    if plain is MISSING:
+        raise ValueError("neither finite nor small enough")
+    return plain
 
 
 def _failing(rules: Sequence[Rule], activation: Any) -> str:
@@ -254,19 +286,3 @@ def _value(program: Any, activation: Any) -> Any:
         return program.eval(activation).plain_value()
     except RuntimeError as error:  # the bound on steps
         return str(error)
-
-
-def _call_arguments(call: Call, activation: Any) -> dict[str, Any]:
-    return {name: _evaluated(one, activation) for name, one in call.arguments.items()}
-
-
-def _evaluated(expression: Expression, activation: Any) -> Any:
-    """The value of an expression, as JSON holds it. Raises `ValueError` where there is none."""
-    result = expression.program.eval(activation)
-    if result.type().name() == "ERROR":
-        raise ValueError(str(result.plain_value()))
-    value = result.plain_value()
-    plain = None if value is None else _plain(value)
-    if plain is MISSING:
-        raise ValueError("neither finite nor small enough")
-    return plain

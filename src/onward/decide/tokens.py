@@ -22,6 +22,7 @@ MAX_REPEATED = 1000
 """The product of a pattern's counts: `(a{10}){10}` repeats 100 times."""
 MAX_LOOPS = 8
 MAX_SUMS_IN_LOOPS = 4
+MAX_READS_IN_LOOPS = 4
 
 Kind: TypeAlias = Literal["name", "text", "number", "sign"]
 
@@ -38,6 +39,7 @@ _TOKEN = re.compile(
 _KINDS: dict[str, Kind] = {"text": "text", "raw": "text", "quoted": "text", "name": "name", "number": "number"}
 _CLOSING = {"(": ")", "[": "]", "{": "}"}
 _MACROS = frozenset({"all", "exists", "exists_one", "map", "filter"})
+_FIELDS = frozenset({"result", "input", "profile", "arguments"})
 _ORDERED_MACROS = frozenset({"map", "filter"})
 _OF_TIME = frozenset({
     "getFullYear", "getMonth", "getDate", "getDayOfMonth", "getDayOfYear", "getDayOfWeek", "getHours", "getMinutes",
@@ -135,10 +137,17 @@ def misuses_of(tokens: Sequence[Token]) -> Iterator[Misuse]:
         if any(loop.index < other.close for other in loops[:number]):
             expected = "one of all, exists, exists_one, map, filter at a time"
             yield Misuse("a loop inside a loop", expected, start, loop.macro)
+        if any(token.text == "+" for token in tokens[_receiver(tokens, loop.index - 2) : loop.index]):
+            yield Misuse("a loop over a sum", "a list as it is", start)
         if loop.macro == "map" and any(other.macro == "map" for other in loops[:number]):
             yield Misuse("map twice", "one map in an expression", start)
         if loop.macro == "map" and any(_opens_literal(tokens, index) for index in range(loop.index + 2, loop.close)):
             yield Misuse("a list made inside map", "a single value for each element", start)
+    reads = [i for i, token in enumerate(tokens) if token.text in _FIELDS and _text(tokens, i - 1) != "."]
+    reads = [i for i in reads if _around(loops, i)]
+    if len(reads) > MAX_READS_IN_LOOPS:
+        expected = f"at most {MAX_READS_IN_LOOPS} inside loops"
+        yield Misuse("too many fields read", expected, tokens[reads[MAX_READS_IN_LOOPS]].start, str(len(reads)))
     sums = [index for index, token in enumerate(tokens) if token.text == "+" and _around(loops, index)]
     if len(sums) > MAX_SUMS_IN_LOOPS:
         expected = f"at most {MAX_SUMS_IN_LOOPS} inside loops"
@@ -182,6 +191,11 @@ def _loops(tokens: Sequence[Token]) -> Iterator[_Loop]:
         if token.text in _MACROS and _text(tokens, index - 1) == "." and _text(tokens, index + 1) == "(":
             close = _closing(tokens, index + 1)
             yield _Loop(macro=token.text, index=index, close=close, variable=_text(tokens, index + 2))
+
+
+def has_loops(tokens: Sequence[Token]) -> bool:
+    """Whether an expression loops over a list or map."""
+    return next(_loops(tokens), None) is not None
 
 
 def _around(loops: Sequence[_Loop], index: int) -> _Loop | None:
