@@ -103,8 +103,12 @@ class Lanes:
 
     def only(self, action: str) -> Lane | None:
         """The lane of an action that has a single one."""
-        lanes = [lane for lane in self._lanes if lane.target.action == action]
+        lanes = self.called(action)
         return lanes[0] if len(lanes) == 1 else None
+
+    def called(self, action: str) -> list[Lane]:
+        """The lanes of an action, for whatever package."""
+        return [lane for lane in self._lanes if lane.target.action == action]
 
     def room(self, now_s: float) -> dict[str, int]:
         """How many actions of each name may begin now; names without room are left out."""
@@ -117,7 +121,7 @@ class Lanes:
 
     def lease_s(self, action: str, margin_s: float) -> float:
         """How long a lease on an action has to last: one try, and what happens around it."""
-        return margin_s + max(lane.target.timeout_s for lane in self._lanes if lane.target.action == action)
+        return margin_s + max(lane.target.timeout_s for lane in self.called(action))
 
     @property
     def places(self) -> int:

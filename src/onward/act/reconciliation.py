@@ -47,20 +47,15 @@ class Reconciliation:
     def _settle(self, action: Action, now_s: float) -> bool:
         action_id = action.draft.action_id
         times, next_s = self._asked.get(action_id, (0, 0.0))
-        if now_s < next_s:
+        if now_s < next_s or not self._may_be_asked(action, now_s):
             return False
         found = self._order(action)
-        if found is None:
-            return False
-        order, lane = found
-        # What was cut off may still be under way; "it did not happen" would be true only for now.
-        if not lane.executor.can_reconcile or now_s < action.updated_s + lane.target.reconcile_after_s:
-            return False
-        outcome = self._ask(lane, order)
+        outcome = unknown("NOBODY_TO_ASK") if found is None else self._ask(found[1], found[0])
         crash.point("relay.asked")
-        if outcome.verdict is Verdict.UNKNOWN:
+        if found is None or outcome.verdict is Verdict.UNKNOWN:
             self._asked[action_id] = (times + 1, now_s + _AGAIN.delay_s(times + 1, self._progress.chance))
             return False
+        order, lane = found
         try:
             self._commit(lambda tx: self._progress.finish(tx, action, order, lane.target, outcome, now_s))
         except Conflict:  # another relay, or a person, was faster
@@ -68,13 +63,23 @@ class Reconciliation:
         crash.point("relay.reconciled")
         return True
 
+    def _may_be_asked(self, action: Action, now_s: float) -> bool:
+        """Whether some target of that action answers such questions, and it is time.
+
+        What was cut off may still be under way; "it did not happen" would be true only for now.
+        """
+        return any(
+            lane.executor.can_reconcile and now_s >= action.updated_s + lane.target.reconcile_after_s
+            for lane in self._lanes.called(action.draft.name)
+        )
+
     def _order(self, action: Action) -> tuple[Order, Lane] | None:
         try:
             order: Order = self._commit(lambda tx: order_of(tx, action, self._progress.keys))
         except PayloadGone:
             return None
         lane = self._lanes.find(order.name, order.package)
-        return None if lane is None else (order, lane)
+        return None if lane is None or not lane.executor.can_reconcile else (order, lane)
 
     @staticmethod
     def _ask(lane: Lane, order: Order) -> Outcome:

@@ -25,9 +25,14 @@ class Received:
 
 @dataclass
 class Receiver:
-    """`behave` names what happens to each POST, given how many came before; see `Handler.do_POST`."""
+    """`behave` names what happens to each POST, given how many came before; see `Handler.do_POST`.
+
+    Where `by_key` is given, it is asked instead, with the idempotency key and how many came before with that.
+    """
 
     behave: Callable[[int], str] = lambda count: "ok"
+    by_key: Callable[[str, int], str] | None = None
+    posts: Counter[str] = field(default_factory=Counter)
     slow_s: float = 1.0
     received: list[Received] = field(default_factory=list)
     effects: Counter[str] = field(default_factory=Counter)
@@ -110,8 +115,10 @@ class Handler(BaseHTTPRequestHandler):
             count = len(receiver.received)
             body = self.rfile.read(int(self.headers["Content-Length"]))
             receiver.received.append(Received({k.lower(): v for k, v in self.headers.items()}, body))
-        key = self.headers["Idempotency-Key"]
-        match receiver.behave(count):
+            key = self.headers["Idempotency-Key"]
+            earlier = receiver.posts[key]
+            receiver.posts[key] += 1
+        match receiver.by_key(key, earlier) if receiver.by_key else receiver.behave(count):
             case "ok":
                 self.answer(200, receiver.effect(key))
             case "cut before":
