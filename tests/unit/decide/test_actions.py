@@ -75,11 +75,17 @@ def test_a_private_value_is_not_shown_by_its_refusal() -> None:
     assert "secret" not in str(caught.value)
 
 
-@given(st.dictionaries(st.sampled_from([*ACTION.arguments, "other"]), st.none() | st.booleans() | st.integers()
-                       | st.floats() | st.text() | st.sampled_from(["AB12", "pro", 5.0]) | st.lists(st.integers())))  # fmt: skip
-def test_arguments_either_pass_within_their_bounds_or_are_refused(given: dict[str, Any]) -> None:
+values = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.integers())
+likely = st.sampled_from(["AB12", "XY", "pro", 5.0, 2, True])
+
+
+@given(st.dictionaries(st.sampled_from(["other", "days", "urgent", "plan"]), values | likely, max_size=2),
+       st.fixed_dictionaries({"order": likely | values, "amount": likely | st.floats(0, 200)}))  # fmt: skip
+def test_arguments_either_pass_within_their_bounds_or_are_refused(
+    others: dict[str, Any], given: dict[str, Any]
+) -> None:
     try:
-        checked = ACTION.check(given)
+        checked = ACTION.check(given | others)
     except ArgumentRefused:
         return
     assert 0.0 <= checked["amount"] <= 100.0

@@ -67,8 +67,9 @@ def test_what_has_no_order_gives_no_list(text: str) -> None:
         LANGUAGE.compile(text)
 
 
-DEEP = ["(" * 1300 + "true" + ")" * 1300, "[" * 2000, "{" * 2000, "1" + "+1" * 1000, "true?1:" * 500 + "1", "a(" * 1000,
-        "input.l" + "[0]" * 1000, "'" * 4001, "\\" * 4000, "true && " * 600 + "(", "\x00" * 100, "!" * 4097]  # fmt: skip
+DEEP = ["(" * 1300 + "true" + ")" * 1300, "[" * 2000, "{" * 2000, "1" + "+1" * 1000, "true?1:" * 500 + "1",
+        "a(" * 1000, "input.l" + "[0]" * 1000, "'" * 4001, "\\" * 4000, "true && " * 600 + "(", "\x00" * 100,
+        "!" * 4097]  # fmt: skip
 
 
 @pytest.mark.parametrize("text", DEEP, ids=range(len(DEEP)))

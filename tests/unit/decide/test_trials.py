@@ -8,8 +8,12 @@ from onward.decide.rules import Rules
 from onward.errors import PolicyTestFailed
 from tests.unit.decide.policies import HOLD, policy, rule
 
-SURE = rule("sure", "result.probability > 0.8", more="arguments = { a = 'input.Amount' }\n[[rule.action]]\nname = 'hold'\n"
-            "arguments = { card = 'input.card', amount = 'input.Amount' }\n")  # fmt: skip
+HOLDS = """arguments = { a = 'input.Amount' }
+[[rule.action]]
+name = 'hold'
+arguments = { card = 'input.card', amount = 'input.Amount' }
+"""
+SURE = rule("sure", "result.probability > 0.8", more=HOLDS)
 LINE_OF_EXPECT = 26
 
 
@@ -62,8 +66,9 @@ def test_a_test_may_set_time_recent_outcomes_and_the_failure_of_the_model() -> N
     case = "result = { probability = 0.9 }\ninput = { Amount = 10, card = 'c1' }\n"
     night = rule("night", "now.getHours() < 6", "review")
     at = "now = 2026-01-01T{}:00:00+02:00\n"
+    often = "recent = { decline = 2 }\n"
     tests = [
-        f"[[test]]\nname = 'capped'\n{case}{at.format(12)}recent = {{ decline = 2 }}\nexpect = {{ reasons = ['CAP'] }}\n",
+        f"[[test]]\nname = 'capped'\n{case}{at.format(12)}{often}expect = {{ reasons = ['CAP'] }}\n",
         f"[[test]]\nname = 'night'\n{case}{at.format('03')}expect = {{ rule = 'night' }}\n",
         f"[[test]]\nname = 'no model'\n{case}failure = 'NOT_READY'\nexpect = {{ rule = 'fallback' }}\n",
     ]
