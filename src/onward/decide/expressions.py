@@ -115,6 +115,7 @@ class Language:
             self._check_pattern(text, pattern)
         paths = [*paths_of(tokens)]
         reads, asks = self._resolved(text, paths)
+        self._check_keys(text, tokens, paths)
         asked = [path for path in paths if path.asked and path.text in self._named]
         rewritten = with_asked_as_names(text, tokens, asked)
         program = self._compiled(rewritten)
@@ -172,6 +173,20 @@ class Language:
                 raise self._problem(text, path.start, "no such field", expected=expected, found=f'"{path.text}"')
             (asks if path.asked and known == path.text else reads).add(known)
         return reads, asks
+
+    def _check_keys(self, text: str, tokens: Sequence[Token], paths: Iterable[Path]) -> None:
+        """`result.shares['food']` names a field as `result.shares.food` does."""
+        ends = {token.end: index for index, token in enumerate(tokens)}
+        for path in paths:
+            known = [name for name in self.variables if name.startswith(f"{path.text}.")]
+            index = ends[path.end] + 1
+            if known and path.text in self._named and index + 2 < len(tokens):
+                opening, key, closing = tokens[index : index + 3]
+                name = f"{path.text}.{key.text[1:-1]}"
+                if opening.text == "[" and closing.text == "]" and key.kind == "text" and name not in known:
+                    found = f'"{name}"{suggestion(name, known)}'
+                    expected = f"one of {_listed(known)}"
+                    raise self._problem(text, key.start, "no such field", expected=expected, found=found)
 
     def _longest(self, path: Path) -> str | None:
         for size in range(len(path.names), 0, -1):

@@ -71,10 +71,11 @@ def _check_facts(
     for name, value in values.items():
         keys, key = (*path[1:], name), ".".join((*path, name))
         variable = own.get(keys)
-        if variable is not None:
+        children = any(len(known) > len(keys) and known[: len(keys)] == keys for known in own)
+        if variable is not None and not (children and isinstance(value, Mapping)):
             if converter(variable.type)(value) is MISSING:
                 section.problem(key, "wrong type", expected=f"a value of type {variable.type}", found=shown(value))
-        elif isinstance(value, Mapping) and any(known[: len(keys)] == keys for known in own):
+        elif isinstance(value, Mapping) and children:
             _check_facts(section, value, (*path, name), own)
         else:
             known_names = [".".join(known) for known in own]

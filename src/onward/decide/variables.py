@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -132,7 +133,7 @@ def converter(kind: ValueType) -> Converter:
     """The function that brings a fact to a type, or says MISSING."""
     if kind.element is None:
         return _CONVERTERS[kind.word]
-    element = converter(kind.element)
+    element = partial(_any, depth=1) if kind.element == ANY else converter(kind.element)  # null may be inside
     return _list_converter(element) if kind.word == "list" else _map_converter(element)
 
 
