@@ -27,6 +27,7 @@ from starlette.types import Message
 import onward
 from onward.errors import MalformedBody, MethodNotAllowed, NotFound, OnwardError, TooLarge, UnsupportedMedia
 from onward.package.examples import read_examples
+from onward.prepare.profile import Features
 from onward.runners.serve.exchange import Exchange, Headers, Route, error_body, error_headers, new_request_id
 from onward.runners.serve.models import Models
 from onward.runners.serve.openapi import document
@@ -150,6 +151,21 @@ class Endpoints:
                 request.path_params["id"], dict(request.headers.raw), request.query_params.get("wait_s", "0")
             )
         )
+
+    def of_profiles(self, name: str) -> Callable[[Request], Awaitable[Response]]:
+        """The endpoint of that name over the store's profiles, once there is one."""
+
+        async def endpoint(request: Request) -> Response:
+            if self._policies is None:
+                raise NotFound(where=request.url.path)
+            answered: Response = await getattr(self._policies.profile_endpoints(self._features), name)(request)
+            return answered
+
+        return endpoint
+
+    def _features(self) -> dict[str, Features]:
+        found = {name: self._models.get(name).pipeline.prepare.features for name in self._models.names()}
+        return {name: features for name, features in found.items() if features is not None}
 
     async def openapi(self, request: Request) -> Response:
         """The routes and what is served, as OpenAPI."""
@@ -359,13 +375,15 @@ def make_app(models: Models, policies: Policies | None = None) -> Starlette:
         ("/openapi.json", on.openapi),
         ("/docs", on.docs),
         ("/decisions/{id}", on.decision),
+        ("/profiles/{entity}", on.of_profiles("read")),
+        ("/profiles/{entity}/events", on.of_profiles("events")),
         ("/models", on.list_models),
         ("/models/{name}/example", on.example),
         ("/v2", on.server_metadata),
         ("/v2/health/live", on.live),
         ("/v2/health/ready", on.ready),
     ]
-    post = []
+    post = [("/profiles/{entity}/events", on.of_profiles("add_events"))]
     for version in ("", "/versions/{version}"):
         get.append(("/v2/models/{name}" + version, on.model_metadata))
         get.append(("/v2/models/{name}" + version + "/ready", on.model_ready))
@@ -373,4 +391,5 @@ def make_app(models: Models, policies: Policies | None = None) -> Starlette:
         post.append(("/models/{name}" + version, on.plain))
     routes = [StarletteRoute(path, endpoint, methods=["GET"]) for path, endpoint in get]
     routes += [StarletteRoute(path, endpoint, methods=["POST"]) for path, endpoint in post]
+    routes.append(StarletteRoute("/profiles/{entity}", on.of_profiles("erase"), methods=["DELETE"]))
     return Starlette(routes=routes, exception_handlers={OnwardError: on_onward_error, HTTPException: on_http_error})

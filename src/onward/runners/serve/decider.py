@@ -9,38 +9,29 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import msgspec
 
 from onward.act.desk import Case, Recorded, Ruling
 from onward.decide.policy import Facts, Profile
-from onward.errors import ExecutionError, MalformedBody, OnwardError
+from onward.errors import ExecutionError, OnwardError
 from onward.generate.answer import readable_decision
 from onward.pipeline import Pipeline
+from onward.runners.serve.caller import Caller, caller_of
 from onward.runners.serve.exchange import Exchange, Headers
 from onward.runners.serve.plain import Call
 from onward.telemetry import DecisionMetrics, ModelMetrics
 from onward.types import Item
 
 _encode = msgspec.json.Encoder().encode
-_TENANT = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_IDEMPOTENCY_KEY = re.compile(rb"[\x21-\x7e]{1,255}")
 _REPEATED: Headers = {b"idempotent-replayed": b"true"}
 
 Answers: TypeAlias = Sequence[Mapping[str, Any] | None]
 """What the model said of each item, as JSON can hold it; None where it failed."""
-
-
-class Caller(NamedTuple):
-    """Whose request it is, and the key by which the caller knows it again ("": none)."""
-
-    tenant: str
-    idempotency_key: str
 
 
 class Recorder(Protocol):
@@ -93,8 +84,7 @@ class Undecided:
         self._now_s = time.time()
         self._answers: Answers = ()
         self._submitted_s = 0.0
-        # The entities' features as they were read for the model, one an item; empty where nothing was read.
-        self.profiles: Sequence[Profile | None] = ()
+        self.profiles: Sequence[Profile] = ()
 
     def decide(self, answers: Sequence[Mapping[str, Any]]) -> None:
         """See `onward.runners.serve.exchange.Undecided`."""
@@ -114,7 +104,7 @@ class Undecided:
     def _record(self, answers: Answers, failure: str) -> None:
         decider, call = self._decider, self._call
         self._answers = answers
-        profiles = self.profiles or [None] * len(answers)
+        profiles: Sequence[Profile | None] = self.profiles or [None] * len(answers)
         cases = [
             decider.case(item, answer, profile, self._now_s, failure)
             for item, answer, profile in zip(call.items, answers, profiles, strict=True)
@@ -159,19 +149,6 @@ def readable_record(recorded: Recorded) -> dict[str, Any]:
     """A recorded decision as JSON can hold it."""
     actions = [{"action_id": one.action_id, "name": one.name, "state": one.state} for one in recorded.actions]
     return {**readable_decision(recorded.decision), "decision_id": recorded.decision_id, "actions": actions}
-
-
-def caller_of(headers: Headers) -> Caller:
-    """Who asks, by the headers. Raises `MalformedBody`."""
-    tenant = headers.get(b"x-onward-tenant", b"default")
-    if not _TENANT.fullmatch(tenant):
-        expected = "1 to 64 letters, digits, dots, hyphens and underscores"
-        raise MalformedBody(where="x-onward-tenant", expected=expected, found=repr(tenant[:80].decode("latin-1")))
-    key = headers.get(b"idempotency-key")
-    if key is not None and not _IDEMPOTENCY_KEY.fullmatch(key):
-        expected = "1 to 255 visible ASCII characters"
-        raise MalformedBody(where="idempotency-key", expected=expected, found=repr(key[:80].decode("latin-1")))
-    return Caller(tenant.decode(), "" if key is None else key.decode())
 
 
 def _leaves(value: Any, where: str = "") -> Any:

@@ -81,7 +81,12 @@ class Abandonable(Protocol):
 
 
 class Undecided(Protocol):
-    """A request that a policy decides; it answers the exchange, once the decision is durable."""
+    """A request that a policy decides; it answers the exchange, once the decision is durable.
+
+    `profiles` are those that the model is asked with, one an item; empty where none are read.
+    """
+
+    profiles: Sequence[Mapping[str, Any]]
 
     def decide(self, answers: Sequence[Mapping[str, Any]]) -> None:
         """Decide on the model's answers, one an item."""

@@ -197,8 +197,8 @@ class Models:
             pipeline, speed = await self._in_loader(self._open, name, version)
             try:
                 served = ServedModel(pipeline, speed, self._pool)
-                if pipeline.policy is not None and self._policies is not None:
-                    served.decider = self._policies.decider(pipeline, served.metrics)
+                if self._policies is not None:
+                    self._policies.equip(served)
             except BaseException:
                 pipeline.close()
                 raise
@@ -230,9 +230,9 @@ class Models:
                     "the manifest names another package than the repository's folders",
                     expected=f"{name} {version}", found=f"{pipeline.package.id.name} {pipeline.package.id.version}",
                 )  # fmt: skip
-            if pipeline.policy is not None:
+            if pipeline.policy is not None or pipeline.prepare.features is not None:
                 if self._policies is None:
-                    raise PackageError("the package has a policy, and nothing here records decisions")
+                    raise PackageError("the package has a policy or a profile, and there is no store here")
                 self._policies.open()
             examples = read_examples(pipeline.package.folder)[:_MEASURED_ITEMS]
             return pipeline, Speed(pipeline, [example.input for example in examples])

@@ -175,39 +175,55 @@ def _failure(text: str) -> Schema:
 
 def _fixed() -> Schema:
     """The routes that do not depend on what is served."""
-
-    def get(summary: str, *parameters: Schema, **more: str) -> Schema:
-        responses = {"200": {"description": "Done."}} | {
-            status.removeprefix("_"): _failure(text) for status, text in more.items()
-        }
-        return {"get": {"summary": summary, "parameters": list(parameters), "responses": responses}}
-
-    def of_path(name: str) -> Schema:
-        return {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
-
+    name, entity = _of_path("name"), _of_path("entity")
     wait = {
         "name": "wait_s", "in": "query", "schema": {"type": "number", "minimum": 0, "maximum": 30, "default": 0},
         "description": "Wait so long for its actions to be settled.",
     }  # fmt: skip
-    infer = {
-        "summary": "Inference of the Open Inference Protocol V2: tensors in, tensors out, no decision.",
-        "parameters": [of_path("name"), _TIMEOUT],
-        "requestBody": {"required": True, "content": {"application/json": {}, "application/octet-stream": {}}},
-        "responses": {"200": {"description": "The outputs."}}
-        | {status: _failure(text) for status, text in _ERRORS.items()},
-    }
-    unknown = "There is no such thing."
+    infer = _fixed_operation(
+        "Inference of the Open Inference Protocol V2: tensors in, tensors out, no decision.", name, _TIMEOUT,
+        errors=tuple(_ERRORS),
+    )  # fmt: skip
+    infer["requestBody"] = {"required": True, "content": {"application/json": {}, "application/octet-stream": {}}}
+    event = _object(
+        {"id": {"type": "string"}, "kind": {"type": "string"}, "at": {"type": ["number", "string"]},
+         "data": {"type": "object"}}, ["id", "kind"],
+    )  # fmt: skip
+    add = _fixed_operation("Add events to an entity's history.", entity, _TENANT, errors=("400", "413", "503"))
+    content = {"application/json": {"schema": {"oneOf": [event, {"type": "array", "items": event}]}}}
+    add["requestBody"] = {"required": True, "content": content}
+    of_entity = (entity, _TENANT)
     return {
-        "/models": get("Every model with its fields."),
-        "/decisions/{id}": get("A recorded decision and where its actions stand.", of_path("id"), wait, _TENANT,
-                               _404=unknown, _503=_ERRORS["503"]),
-        "/v2": get("The server's name, version and extensions."),
-        "/v2/health/live": get("The process answers."),
-        "/v2/health/ready": get("Every model is served.", _503="Not ready."),
-        "/v2/models/{name}": get("Metadata of a model: tensors, fields, digest.", of_path("name"), _404=unknown),
+        "/models": {"get": _fixed_operation("Every model with its fields.")},
+        "/decisions/{id}": {"get": _fixed_operation(
+            "A recorded decision and where its actions stand.", _of_path("id"), wait, _TENANT, errors=("404", "503")
+        )},
+        "/profiles/{entity}": {
+            "get": _fixed_operation("An entity's features, as each package sees them.", *of_entity, errors=("503",)),
+            "delete": _fixed_operation("Erase all traces of an entity.", *of_entity, errors=("503",)),
+        },
+        "/profiles/{entity}/events": {
+            "get": _fixed_operation("An entity's latest events, newest first.", *of_entity, errors=("503",)),
+            "post": add,
+        },
+        "/v2": {"get": _fixed_operation("The server's name, version and extensions.")},
+        "/v2/health/live": {"get": _fixed_operation("The process answers.")},
+        "/v2/health/ready": {"get": _fixed_operation("Every model is served.", errors=("503",))},
+        "/v2/models/{name}": {"get": _fixed_operation("Metadata of a model: tensors, fields, digest.", name,
+                                                      errors=("404",))},
         "/v2/models/{name}/infer": {"post": infer},
-        "/metrics": get("Prometheus' text format."),
+        "/metrics": {"get": _fixed_operation("Prometheus' text format.")},
     }  # fmt: skip
+
+
+def _fixed_operation(summary: str, *parameters: Schema, errors: tuple[str, ...] = ()) -> Schema:
+    texts = _ERRORS | {"404": "There is no such thing."}
+    responses = {"200": {"description": "Done."}} | {status: _failure(texts[status]) for status in errors}
+    return {"summary": summary, "parameters": list(parameters), "responses": responses}
+
+
+def _of_path(name: str) -> Schema:
+    return {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
 
 
 def _error_schema() -> Schema:

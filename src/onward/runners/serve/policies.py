@@ -1,4 +1,4 @@
-"""What a server needs for packages with a policy: imported and opened with the first of them, and never without one.
+"""What a server needs for packages with a policy or a profile: imported and opened with the first, never without one.
 
 Knows when; `onward.runners.serve.decisions` knows what.
 """
@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onward.errors import MissingExtra, NotFound
-from onward.pipeline import Pipeline
-from onward.telemetry import Backlog, DecisionMetrics, ModelMetrics
+from onward.runners.serve.served import ServedModel
+from onward.telemetry import Backlog, DecisionMetrics
 
 if TYPE_CHECKING:
-    from onward.runners.serve.decider import Decider
+    from onward.prepare.profile import Features
     from onward.runners.serve.decisions import Decisions
+    from onward.runners.serve.profile_routes import ProfileEndpoints
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +37,7 @@ class DecisionOptions:
 
 
 class Policies:
-    """Gives every served version with a policy its decider. Made on the event loop."""
+    """Gives every served version what decides on its answers and knows its entities. Made on the event loop."""
 
     def __init__(self, options: DecisionOptions) -> None:
         self._options = options
@@ -46,9 +47,9 @@ class Policies:
 
     @property
     def decisions(self) -> Decisions:
-        """The server's decisions. Raises `NotFound` where no package with a policy has been served yet."""
+        """The server's decisions. Raises `NotFound` where no package that needs a store has been served yet."""
         if self._decisions is None:
-            raise NotFound("no package with a policy is served")
+            raise NotFound("no package with a policy or a profile is served")
         return self._decisions
 
     def open(self) -> None:
@@ -65,12 +66,21 @@ class Policies:
             if (error.name or "").partition(".")[0] in ("", "onward"):
                 raise
             expected = "pip install 'onward[decide]'"
-            raise MissingExtra(f"the package has a policy, which needs {error.name}", expected=expected) from None
+            raise MissingExtra(f"policies and profiles need {error.name}", expected=expected) from None
         return Decisions(self._options, self._loop)
 
-    def decider(self, pipeline: Pipeline, metrics: ModelMetrics) -> Decider:
-        """The decider of a served version; `open` comes first."""
-        return self.decisions.decider(pipeline, metrics)
+    def equip(self, served: ServedModel) -> None:
+        """Give a served version what its package needs; `open` came first where that is anything."""
+        if served.pipeline.policy is not None:
+            served.decider = self.decisions.decider(served.pipeline, served.metrics)
+        if served.pipeline.prepare.features is not None:
+            served.entities = self.decisions.entities(served.pipeline.prepare.features, served.metrics)
+
+    def profile_endpoints(self, features: Callable[[], Mapping[str, Features]]) -> ProfileEndpoints:
+        """The routes' handlers over the store's profiles. Raises `NotFound` or `StoreUnavailable`."""
+        from onward.runners.serve.profile_routes import ProfileEndpoints
+
+        return ProfileEndpoints(self.decisions.profiles, features)
 
     def metrics(self) -> Iterable[DecisionMetrics]:
         """What every version has decided since the start."""

@@ -19,7 +19,7 @@ from starlette.routing import Route
 from onward.errors import InputError, MalformedBody, ModelNotFound, TooLarge
 from onward.package.features import is_kind
 from onward.prepare.profile import Features, check_entity
-from onward.runners.serve.decider import caller_of
+from onward.runners.serve.caller import caller_of
 from onward.store.new_events import read_time
 from onward.store.profiles import Profiles
 

@@ -33,6 +33,7 @@ from onward.types import Array, Field, Item, Prepared, Result
 
 if TYPE_CHECKING:  # what decides is imported only where a package has a policy
     from onward.runners.serve.decider import Decider
+    from onward.runners.serve.entities import Entities
 
 __all__ = ["ServedModel", "Speed"]
 
@@ -61,7 +62,9 @@ class ServedModel:
         inline = steady and speed.batch_s < INLINE_BELOW_S
         self.lane = Lane(pipeline, self.metrics, inline=inline)
         self.speed = speed
-        self.decider: Decider | None = None  # set before the first request, where the package has a policy
+        # Set before the first request, where the package has a policy, or features of entities.
+        self.decider: Decider | None = None
+        self.entities: Entities | None = None
         self._pool = pool
         media = any(field.content in ("image", "audio") for field in self.signature.inputs)
         self._prepare_inline = speed.prepare_s < INLINE_BELOW_S and not media
@@ -139,11 +142,15 @@ class ServedModel:
         if self.decider is not None:
             self.decider.take(exchange, call)
         then = partial(self._queue_plain, exchange, call, len(call.items), fetches, deadline_s)
-        self._prepare(exchange, call.items, deadline_s, then)
+        if self.entities is None:
+            self._prepare(exchange, call.items, deadline_s, then)
+        else:
+            go_on = partial(self._prepare, exchange, deadline_s=deadline_s, then=then)
+            self.entities.look_up(exchange, call.items, go_on)
 
     def _table_row(self, table: TablePreparation, content_type: str, body: bytes | bytearray) -> list[float] | None:
-        """The short way for a table: JSON straight into a row, unless a policy wants to see the item."""
-        if self.pipeline.policy is not None or not content_type.startswith("application/json"):
+        """The short way for a table: JSON straight into a row, unless policy or profile want to see the item."""
+        if self.decider is not None or self.entities is not None or not content_type.startswith("application/json"):
             return None
         return table.decode_row(bytes(body))
 

@@ -77,6 +77,7 @@ class _Server(uvicorn.Server):
 def serve(options: ServeOptions) -> None:
     """Serve until SIGTERM or SIGINT; returns after the drain, or ends the process where a model still loads then."""
     _check_host(options)
+    _check_actions(options)
     repository = Repository(options.repository)
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     uvloop.run(_serve(options, repository))
@@ -195,3 +196,11 @@ def _check_host(options: ServeOptions) -> None:
             "serving beyond this machine without keys needs --insecure",
             where="--host", expected="a loopback address", found=options.host,
         )  # fmt: skip
+
+
+def _check_actions(options: ServeOptions) -> None:
+    """A mistake in the operator's file should be told at the start, not with the first package that needs it."""
+    if options.actions is not None:
+        from onward.act.targets import load_targets
+
+        load_targets(options.actions)
