@@ -8,6 +8,7 @@ import re
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -248,14 +249,28 @@ def test_the_module_is_the_command() -> None:
     assert onward.__version__ in made.stdout
 
 
+def every_command(group: click.Group, *names: str) -> Iterator[tuple[str, click.Command]]:
+    """Each command with its full name, groups before what is in them."""
+    for name, command in group.commands.items():
+        yield " ".join((*names, name)), command
+        if isinstance(command, click.Group):
+            yield from every_command(command, *names, name)
+
+
 def test_the_reference_names_every_command_argument_and_option_and_no_other() -> None:
     text = PAGE.read_text("utf-8")
-    commands = dict(cli.cli.commands)
-    assert re.findall(r"^## `onward (\w+)", text, re.M) == list(commands)
+    commands = dict(every_command(cli.cli))
+    assert re.findall(r"^###? `onward ([\w -]+)`", text, re.M) == list(commands)
     for name, command in commands.items():
-        section = re.split(r"^## ", text.split(f"## `onward {name}")[1], flags=re.M)[0]
-        options = {option for each in command.params if isinstance(each, click.Option) for option in each.opts}
-        assert set(re.findall(r"^\| `(--[\w-]+)", section, re.M)) == options
+        section = re.split(r"^###? ", text.split(f"# `onward {name}`\n")[1], flags=re.M)[0]
+        options = {
+            option
+            for each in command.params
+            if isinstance(each, click.Option)
+            for option in (*each.opts, *each.secondary_opts)
+            if option.startswith("--")
+        }
+        assert set(re.findall(r"^\| `(--[\w-]+)", section, re.M)) == options, name
         for each in command.params:
             if isinstance(each, click.Argument):
                 assert str(each.metavar or (each.name or "").upper()).rstrip(".") in section

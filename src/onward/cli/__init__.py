@@ -12,7 +12,7 @@ import sys
 import click
 
 from onward import __version__
-from onward.cli import packages, serving
+from onward.cli import audit, outbox, packages, serving
 from onward.errors import OnwardError
 
 
@@ -28,6 +28,12 @@ for _command in (
     packages.inspect,
     packages.verify,
     packages.pack,
+    audit.audit,
+    audit.decide,
+    outbox.actions,
+    outbox.approvals,
+    outbox.kill_switch,
+    serving.relay,
 ):
     cli.add_command(_command)
 

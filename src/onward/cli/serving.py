@@ -9,7 +9,8 @@ from typing import Any
 
 import click
 
-from onward.cli.options import SECONDS
+from onward.cli import options
+from onward.cli.options import FILE, SECONDS
 from onward.errors import Unavailable, UsageError
 
 _PORT = click.IntRange(1, 65_535)
@@ -36,21 +37,38 @@ _PORT = click.IntRange(1, 65_535)
     help="Look for new versions every so many seconds; 0: never.",
 )
 @click.option("--drain-grace", type=SECONDS, default=0.0, show_default=True, help="Seconds to accept on after SIGTERM.")
-def serve(**options: Any) -> None:
+@options.store
+@click.option("--actions", type=FILE, default=None, help="What each action may do (actions.toml); without it, nothing.")
+@options.key_file
+@click.option("--no-relay", is_flag=True, help="Leave carrying out actions to `onward relay`.")
+def serve(**chosen: Any) -> None:
     """Serve every package of REPOSITORY (or one package) over HTTP."""
     from onward.runners.serve.server import ServeOptions
     from onward.runners.serve.server import serve as serve_repository
 
-    if options["port"] == options["admin_port"]:
-        raise UsageError("inference and admin need a port each", where="--admin-port", found=str(options["admin_port"]))
+    if chosen["port"] == chosen["admin_port"]:
+        raise UsageError("inference and admin need a port each", where="--admin-port", found=str(chosen["admin_port"]))
     log_to_stderr()
     settings = ServeOptions(
-        watch_interval_s=options.pop("watch_interval"), drain_grace_s=options.pop("drain_grace"), **options
+        watch_interval_s=chosen.pop("watch_interval"), drain_grace_s=chosen.pop("drain_grace"), **chosen
     )
     try:
         serve_repository(settings)
     except SystemExit as left:  # uvicorn's way out where it cannot listen; it has said why
         sys.exit(Unavailable.exit_code if left.code else 0)
+
+
+@click.command()
+@options.store
+@options.key_file
+@click.option("--actions", type=FILE, required=True, help="What each action may do (actions.toml).")
+@click.option("--dry-run", is_flag=True, help="Send nothing: every action is done without effect.")
+def relay(store: str, actions: Path, key_file: Path | None, dry_run: bool) -> None:
+    """Carry out the actions of the outbox until SIGTERM."""
+    from onward.runners.relay import run_relay
+
+    log_to_stderr()
+    run_relay(store, actions=actions, key_file=key_file, dry_run=dry_run)
 
 
 def log_to_stderr() -> None:

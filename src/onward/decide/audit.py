@@ -12,7 +12,7 @@ import hashlib
 import math
 import os
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import msgspec
@@ -103,6 +103,7 @@ class HiddenDecision:
     """A decision whose private part cannot be read: its entity was `erased`, or the key is not at hand."""
 
     decision_id: str
+    policy: str
     outcome: str
     erased: bool
 
@@ -280,7 +281,7 @@ def note_approval(tx: Transaction, approval: Approval, *, at_s: float) -> AuditE
 
 
 def note_kill_switch(tx: Transaction, *, on: bool, tenant: str, by: str, at_s: float, note: str = "") -> AuditEntry:
-    """Write that a person stopped all actions (of a tenant; "": of all), or let them go on."""
+    """Write that a person stopped actions (of a tenant; "": of all), or let them go on."""
     return _note(tx, f"kill_switch.{'on' if on else 'off'}", tenant, tenant, at_s, {}, by=by, note=note)
 
 
@@ -384,15 +385,20 @@ def _joined(entry: AuditEntry, body: Mapping[str, Any], private: Mapping[str, An
 
 def _opened(entry: AuditEntry, keys: Sealer | None, reader: Reader | None) -> Mapping[str, Any] | HiddenDecision:
     """The sealed part; a hidden decision where the key is gone or not at hand."""
-    draft = entry.draft
-    outcome = str(read_body(entry)["decision"]["outcome"])
+    draft, body = entry.draft, read_body(entry)
+    hidden = HiddenDecision(
+        decision_id=draft.subject,
+        policy=str(body["policy"]["name"]),
+        outcome=str(body["decision"]["outcome"]),
+        erased=False,
+    )
     key = reader.key(draft.key_id) if reader is not None else None
     if key is not None and key.destroyed_s is not None:
-        return HiddenDecision(decision_id=draft.subject, outcome=outcome, erased=True)
+        return replace(hidden, erased=True)
     if key is None or keys is None or reader is None:
-        return HiddenDecision(decision_id=draft.subject, outcome=outcome, erased=False)
+        return hidden
     opened = keys.open(reader, draft.key_id, draft.sealed)
     if opened is None:
-        return HiddenDecision(decision_id=draft.subject, outcome=outcome, erased=True)
+        return replace(hidden, erased=True)
     private: Mapping[str, Any] = msgspec.json.decode(opened, type=dict[str, Any])
     return private

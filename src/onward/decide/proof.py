@@ -20,7 +20,7 @@ from onward.decide.audit import UnreadableEntry
 from onward.errors import OnwardError
 from onward.store.chain import ORIGIN, entry_digest
 from onward.store.records import AuditDraft, AuditEntry
-from onward.store.store import Reader
+from onward.store.store import Reader, StoreUnavailable
 
 _PAGE = 1000
 
@@ -74,12 +74,25 @@ class _Line(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_defau
 
 
 def entries_of(reader: Reader, *, after: int = 0) -> Iterator[AuditEntry]:
-    """All entries of a store after a sequence number, read a page at a time."""
-    while page := reader.audit_entries(after=after, limit=_PAGE):
+    """All entries of a store after a sequence number, read a page at a time.
+
+    Raises `UnreadableEntry` for one that the database itself cannot read any more.
+    """
+    while page := _page(reader, after, _PAGE):
         yield from page
         if page[-1].sequence <= after:  # only where someone has changed the numbers; the chain shows it
             return
         after = page[-1].sequence
+
+
+def _page(reader: Reader, after: int, limit: int) -> list[AuditEntry]:
+    try:
+        return reader.audit_entries(after=after, limit=limit)
+    except (StoreUnavailable, TypeError, ValueError) as error:
+        if limit > 1:
+            return _page(reader, after, 1)
+        reader.key("")  # where the store is away, this raises, too
+        raise UnreadableEntry(where=f"the entry after {after}", found=str(error)) from None
 
 
 def prove(entries: Iterable[AuditEntry], points: Mapping[int, str] | None = None) -> Proof:

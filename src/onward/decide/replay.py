@@ -88,17 +88,21 @@ def replay(
     *,
     keys: Sealer | None = None,
     reader: Reader | None = None,
+    only: str = "",
     keep: int = 100,
 ) -> Replay:
     """Decide again every decision among the entries; `keep` at most that many findings that are not the same.
 
-    `keys` and `reader` open what is sealed; without them such decisions are reported as sealed.
+    `keys` and `reader` open what is sealed; without them such decisions are reported as sealed. With `only`, the
+    decisions of other policies than of that name are passed over.
     """
     report = Replay()
     for entry in entries:
         if entry.draft.kind != DECISION:
             continue
-        found = _decide_again(entry, find_policy, keys, reader)
+        found = _decide_again(entry, find_policy, keys, reader, only)
+        if found is None:
+            continue
         report.decisions += 1
         report.verdicts[found.verdict] += 1
         if found.verdict is Verdict.DIFFERENT and found.recorded is not None and found.replayed is not None:
@@ -108,7 +112,9 @@ def replay(
     return report
 
 
-def _decide_again(entry: AuditEntry, find_policy: FindPolicy, keys: Sealer | None, reader: Reader | None) -> Finding:
+def _decide_again(
+    entry: AuditEntry, find_policy: FindPolicy, keys: Sealer | None, reader: Reader | None, only: str
+) -> Finding | None:
     def finding(verdict: Verdict, **more: Any) -> Finding:
         return Finding(sequence=entry.sequence, decision_id=entry.draft.subject, verdict=verdict, **more)
 
@@ -116,6 +122,8 @@ def _decide_again(entry: AuditEntry, find_policy: FindPolicy, keys: Sealer | Non
         recorded = read_decision(entry, keys, reader)
     except UnreadableEntry as error:
         return finding(Verdict.UNREADABLE, why=str(error))
+    if only and recorded.policy != only:
+        return None
     if isinstance(recorded, HiddenDecision):
         return finding(Verdict.ERASED if recorded.erased else Verdict.SEALED)
     before = plain_decision(recorded.decision)

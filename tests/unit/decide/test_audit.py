@@ -120,7 +120,9 @@ def test_an_erased_entity_leaves_the_outcome_and_nothing_else() -> None:
     with store.transaction() as tx:
         tx.erase_entity("t", "c1", 10.0)
         hidden = read_decision(entry, PlainKeys(), tx)
-    assert hidden == HiddenDecision(decision_id="d1", outcome=Hashing().decide(seen).outcome, erased=True)
+    assert hidden == HiddenDecision(
+        decision_id="d1", policy="hashing", outcome=Hashing().decide(seen).outcome, erased=True
+    )
 
 
 def test_without_the_keys_a_decision_is_hidden_but_not_erased() -> None:

@@ -145,6 +145,13 @@ def test_unreadable_entries_and_failing_policies_are_told_apart_and_end_nothing(
     assert [finding.why for finding in report.findings if "EXECUTION_FAILED" in finding.why]
 
 
+def test_decisions_of_other_policies_can_be_passed_over() -> None:
+    with filled(3).snapshot() as reader:
+        for name, count in (("hashing", 3), ("another", 0)):
+            report = replay(entries_of(reader), lambda recorded: Hashing(), keys=PlainKeys(), reader=reader, only=name)
+            assert report.decisions == count
+
+
 def test_entries_that_are_no_decisions_are_passed_over() -> None:
     store = filled(3)
     with store.snapshot() as reader:

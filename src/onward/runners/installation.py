@@ -1,0 +1,72 @@
+"""The store and the keys of one installation, opened for one command.
+
+A command that only looks does not make a store where there is none: that would hide a wrong path.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from onward.errors import MissingExtra, NotFound
+from onward.store.store import Store
+
+if TYPE_CHECKING:
+    from onward.store.keys import Keys
+
+KEY_FILE = "onward.key"
+_SQLITE = "sqlite:///"
+_PARTS = frozenset({"sqlalchemy", "psycopg", "cryptography"})
+
+
+def exists(url: str) -> bool:
+    """Whether there may be a store: a SQLite file that is there, or a server that can be asked."""
+    return not url.startswith(_SQLITE) or _sqlite_file(url).is_file()
+
+
+@contextmanager
+def open_store(url: str, *, make: bool = False) -> Iterator[Store]:
+    """The store at a URL, closed at the end. Raises `NotFound` where there is none, unless `make`."""
+    if not make and not exists(url):
+        raise NotFound("there is no store yet", where=url, expected="the --store that `onward serve` was given")
+    try:
+        from onward.store.sql import open_store as open_sql
+    except ModuleNotFoundError as error:
+        raise _missing(error) from None
+    store = open_sql(url)
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+def open_keys(url: str, key_file: Path | None = None) -> Keys:
+    """The keys of the entities of a store, under the installation key, which is made where there is none yet."""
+    try:
+        from onward.store.keys import Keys, master_key
+    except ModuleNotFoundError as error:
+        raise _missing(error) from None
+    return Keys(master_key(key_file or default_key_file(url)))
+
+
+def default_key_file(url: str) -> Path:
+    """Where the installation key lies unless somebody says otherwise: beside a SQLite store."""
+    named = os.environ.get("ONWARD_KEY_FILE")
+    if named:
+        return Path(named)
+    folder = _sqlite_file(url).parent if url.startswith(_SQLITE) else Path("var")
+    return folder / KEY_FILE
+
+
+def _sqlite_file(url: str) -> Path:
+    return Path(url.removeprefix(_SQLITE).partition("?")[0])
+
+
+def _missing(error: ModuleNotFoundError) -> Exception:
+    """The error that says what to install, where it is an optional part that is missing."""
+    if error.name is None or error.name.partition(".")[0] not in _PARTS:
+        return error
+    return MissingExtra(f"this command needs {error.name}", expected="pip install 'onward[decide]'")
