@@ -121,11 +121,18 @@ class Desk:
         self._clock = clock
 
     def record(
-        self, ruling: Ruling, cases: Sequence[Case], *, tenant: str, idempotency_key: str = ""
+        self,
+        ruling: Ruling,
+        cases: Sequence[Case],
+        *,
+        tenant: str,
+        idempotency_key: str = "",
+        also: Callable[[Transaction, Sequence[Recorded]], None] | None = None,
     ) -> Future[list[Recorded]]:
         """Decide the cases of one request, in order, and write down what follows: all of it or nothing.
 
-        With a key, a repeated request gets what was recorded the first time, and nothing happens again. Raises
+        `also` writes what belongs to it, in the same transaction; where it raises, nothing was decided. With a key, a
+        repeated request gets what was recorded the first time, and nothing happens again, `also` included. Raises
         `NotRecordable`; the future raises `IdempotencyKeyReused` or what the store raises, and then nothing was
         decided.
         """
@@ -139,6 +146,8 @@ class Desk:
                     self._decide(tx, ruling, case, decision_id, tenant)
                     for case, decision_id in zip(cases, ids, strict=False)
                 ]
+                if also is not None:
+                    also(tx, recorded)
             crash.point("desk.writing")
             return recorded
 

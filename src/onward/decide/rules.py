@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from onward.decide.actions import ActionType, Argument
+from onward.decide.conversation import dialogue_facts
 from onward.decide.costs import CostTable, Threshold
 from onward.decide.document import DEFAULT, FALLBACK, POLICY_FILE, PolicyDocument, read_policy
 from onward.decide.expressions import Language, Reading
@@ -50,13 +51,15 @@ def load_policy(folder: Path, manifest: Manifest, signature: Signature | None = 
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise PolicyError("not valid UTF-8", where=f"{POLICY_FILE}:{line}", expected="TOML in UTF-8") from None
-    return parse_policy(text, manifest, signature)
+    return parse_policy(text, manifest, signature, more=dialogue_facts(folder))
 
 
-def parse_policy(text: str, manifest: Manifest, signature: Signature | None = None) -> Rules:
-    """A policy from its text, checked and tested; see `load_policy`."""
+def parse_policy(
+    text: str, manifest: Manifest, signature: Signature | None = None, *, more: Mapping[str, Variable] | None = None
+) -> Rules:
+    """A policy from its text, checked and tested; see `load_policy`. `more` are variables that no manifest declares."""
     document = PolicyDocument(text)
-    record = read_policy(document, manifest, variables_of(manifest, signature))
+    record = read_policy(document, manifest, variables_of(manifest, signature) | dict(more or {}))
     entity = manifest.profile.entity if manifest.profile is not None else ""
     rules = Rules(record, digest=hashlib.sha256(text.encode()).hexdigest(), entity=entity)
     run_trials(document, record.variables, rules.decide)
