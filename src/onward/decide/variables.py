@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from onward.package.records import Labels, Manifest, Named
+from onward.package.records import Catalogue, Labels, Manifest, Named
 from onward.types import Field, Signature
 
 MAX_TEXT = 16_384
@@ -111,6 +111,10 @@ def _of_answer(manifest: Manifest, outputs: Iterable[Field]) -> list[Variable]:
                 labels = ValueType("list", ValueType("map", ANY))
                 for name, kind in ((step.output, STRING), ("score", NUMBER), (f"{step.output}s", labels)):
                     found[name] = Variable(root="result", keys=(name,), type=kind)
+        elif isinstance(step, Catalogue):
+            hidden |= set(step.tensors)
+            records = ValueType("list", ValueType("map", ANY))
+            found[step.output] = Variable(root="result", keys=(step.output,), type=records)
     for field in by_name.values():
         if field.name not in hidden and field.name not in found and not field.on_request:
             found[field.name] = _of_field("result", field)

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from onward.errors import ExecutionError, PackageError
-from onward.package.manifest import GenerateGraph, Labels, Manifest, Named
+from onward.generate.catalogue import CatalogueReading
+from onward.package.manifest import Catalogue, GenerateGraph, Labels, Manifest, Named
 from onward.package.signature import read_labels
 from onward.types import Array, Blob, Decision, Result
 
@@ -26,6 +27,7 @@ class Generation:
         self._fields = manifest.outputs
         self._labels: dict[str, tuple[Labels, tuple[str, ...]]] = {}
         self._named: dict[str, Named] = {}
+        self._catalogues: dict[str, CatalogueReading] = {}
         self._hidden: set[str] = set()
         for step in manifest.generate:
             if isinstance(step, Labels):
@@ -33,6 +35,9 @@ class Generation:
                 self._hidden |= {step.scores, step.indices}
             elif isinstance(step, Named):
                 self._named[step.input] = step
+            elif isinstance(step, Catalogue):
+                self._catalogues[step.ids] = CatalogueReading(step, folder)
+                self._hidden |= set(step.tensors)
             elif not isinstance(step, GenerateGraph):
                 raise PackageError(f"there is no generate step {type(step).__name__}")
 
@@ -43,6 +48,8 @@ class Generation:
             row = tensor[0]
             if name in self._labels:
                 answer |= self._label(row, tensors, *self._labels[name])
+            if name in self._catalogues:
+                answer |= self._catalogues[name](tensors)
             if name in self._named:
                 step = self._named[name]
                 answer[name] = dict(zip(step.names, row.tolist(), strict=True))
@@ -80,6 +87,8 @@ class Generation:
             # A label that no [[output]] names is part of every answer; one that is named follows its `on_request`.
             if not own or own.intersection(wanted):
                 wanted += [step.scores, step.indices]
+        for catalogue in self._catalogues.values():
+            wanted += catalogue.tensors
         wanted += self._named.keys() - fields
         return tuple(name for name in dict.fromkeys(wanted) if name in self._tensors)
 

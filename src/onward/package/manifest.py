@@ -17,6 +17,7 @@ from onward.package.manifest_checks import check_manifest
 from onward.package.manifest_text import dump_manifest
 from onward.package.records import (
     Batching,
+    Catalogue,
     DecodeImage,
     Execute,
     Feature,
@@ -42,6 +43,7 @@ __all__ = [
     "NAME_PATTERN",
     "VERSION_PATTERN",
     "Batching",
+    "Catalogue",
     "DecodeImage",
     "Execute",
     "Feature",
@@ -73,7 +75,7 @@ VERSION_PATTERN = r"(?:0|[1-9][0-9]{0,8})(?:\.(?:0|[1-9][0-9]{0,8})){0,3}"
 _NAME_EXPECTED = 'a lower-case letter, then up to 63 of a-z, 0-9, "_" and "-"'
 _VERSION_EXPECTED = 'one to four dotted numbers, such as "1.0.0"'
 _PREPARE_STEPS = ("table", "tokenize", "decode_image", "graph")
-_GENERATE_STEPS = ("graph", "labels", "named")
+_GENERATE_STEPS = ("graph", "labels", "named", "catalogue")
 _TABLES = (
     "package", "input", "output", "prepare", "execute", "generate", "batching", "limits", "profile", "feature",
 )  # fmt: skip
@@ -284,10 +286,26 @@ def _generate(document: Document) -> tuple[GenerateStep, ...]:
             )
         elif kind == "named":
             steps.append(Named(input=section.name("input", kind="the name of an output"), names=section.names("names")))
+        elif kind == "catalogue":
+            steps.append(_catalogue(section))
         else:
             continue
         section.close()
     return tuple(steps)
+
+
+def _catalogue(section: Section) -> Catalogue:
+    kind = "the name of an output"
+    return Catalogue(
+        ids=section.name("ids", kind=kind),
+        scores=section.name("scores", "", kind=kind),
+        because=section.name("because", "", kind=kind),
+        reason=section.name("reason", "", kind=kind),
+        reasons=section.names("reasons", (), kind="texts"),
+        file=section.file("file", "catalogue.jsonl"),
+        top_k=section.integer("top_k", 10, minimum=1, maximum=1 << 20),
+        output=section.name("output", "items"),
+    )
 
 
 def _batching(section: Section) -> Batching:

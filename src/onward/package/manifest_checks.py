@@ -11,6 +11,7 @@ import numpy as np
 
 from onward.package.features import check_profile
 from onward.package.records import (
+    Catalogue,
     DecodeImage,
     GenerateGraph,
     Labels,
@@ -185,6 +186,9 @@ def _check_generate(manifest: Manifest, document: Document) -> None:
             document.problem(path, "a graph must be the first step of generate", expected="the graph, then host steps")
         elif isinstance(step, Labels) and step.indices and step.indices == step.scores:
             document.problem(f"{path}.indices", "the same as scores", expected="another output", found=step.indices)
+        elif isinstance(step, Catalogue) and bool(step.reason) is not bool(step.reasons):
+            expected = "both or neither: the output that picks a text, and the texts"
+            document.problem(f"{path}.reasons" if step.reason else f"{path}.reason", "missing", expected=expected)
 
 
 def _one_of(names: Iterable[str]) -> str:

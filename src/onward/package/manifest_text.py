@@ -8,6 +8,7 @@ from typing import Any
 
 from onward.package.records import (
     Batching,
+    Catalogue,
     Execute,
     Feature,
     GenerateGraph,
@@ -100,6 +101,9 @@ def _generate_pairs(step: GenerateStep) -> dict[str, Any]:
         return pairs | {"file": step.file}
     if isinstance(step, Labels):
         return pairs | _pairs(step, ("scores", "indices", "file", "top_k", "output"))
+    if isinstance(step, Catalogue):
+        names = ("ids", "scores", "because", "reason", "reasons", "file", "top_k", "output")
+        return pairs | _pairs(step, names)
     return pairs | {"input": step.input, "names": step.names}
 
 

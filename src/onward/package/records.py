@@ -106,7 +106,31 @@ class Named:
     names: tuple[str, ...]
 
 
-GenerateStep: TypeAlias = GenerateGraph | Labels | Named
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Catalogue:
+    """`step = "catalogue"`: ids become records of a JSONL file, each with its score and, in words, why it is there.
+
+    `reason` names the output that picks one of the texts `reasons` for each id; `{key}` in a text is filled from the
+    record whose id the output `because` gives.
+    """
+
+    step: ClassVar[str] = "catalogue"
+    ids: str
+    scores: str = ""
+    because: str = ""
+    reason: str = ""
+    reasons: tuple[str, ...] = ()
+    file: str = "catalogue.jsonl"
+    top_k: int = 10
+    output: str = "items"
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """The outputs that it reads."""
+        return tuple(filter(None, (self.ids, self.scores, self.because, self.reason)))
+
+
+GenerateStep: TypeAlias = GenerateGraph | Labels | Named | Catalogue
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from onward.errors import ManifestError
-from onward.package.records import DecodeImage, Labels, Manifest, Named, PrepareGraph, Table, Tokenize
+from onward.package.records import Catalogue, DecodeImage, Labels, Manifest, Named, PrepareGraph, Table, Tokenize
 from onward.package.sections import ManifestProblems, suggestion
 from onward.types import Signature, TensorSpec
 
@@ -211,6 +211,16 @@ class _Check:
                 if vector is not None and vector.shape[1] not in (-1, len(step.names)):
                     expected, found = f"{vector.shape[1]} names", str(len(step.names))
                     self.problem(f"{key}.names", "not one name for each value", expected=expected, found=found)
+            elif isinstance(step, Catalogue):
+                self._catalogue(key, step, specs)
+
+    def _catalogue(self, key: str, step: Catalogue, specs: Mapping[str, TensorSpec]) -> None:
+        for name in ("ids", "scores", "because", "reason"):
+            if not getattr(step, name):
+                continue
+            vector = self._vector(f"{key}.{name}", getattr(step, name), specs)
+            if vector is not None and name != "scores" and not vector.datatype.startswith(("INT", "UINT")):
+                self.problem(f"{key}.{name}", "wrong datatype", expected="integers", found=vector.datatype)
 
     def _vector(self, key: str, name: str, specs: Mapping[str, TensorSpec]) -> TensorSpec | None:
         spec = specs.get(name)
@@ -231,8 +241,9 @@ class _Check:
 
 
 def _made_by_generate(manifest: Manifest) -> list[str]:
-    steps = [step for step in manifest.generate if isinstance(step, Labels)]
-    return [name for step in steps for name in (step.output, "score", "labels")]
+    labels = [step for step in manifest.generate if isinstance(step, Labels)]
+    catalogues = [step.output for step in manifest.generate if isinstance(step, Catalogue)]
+    return [name for step in labels for name in (step.output, "score", "labels")] + catalogues
 
 
 def _fits(shape: Sequence[int], wanted: Sequence[int]) -> bool:

@@ -37,8 +37,10 @@ def answer_table(answer: Mapping[str, Any]) -> Table:
             continue
         if key in scored:
             for entry in value:
-                label = next(part for part_name, part in entry.items() if part_name != "score")
-                table.add_row(f"  {escape(str(label))}", f"{entry['score']:.3f}", f"[cyan]{_bar(entry['score'])}[/]")
+                label = next(part for part_name, part in entry.items() if part_name not in ("score", "id"))
+                # A score with a reason is no share of anything: a bar would say nothing.
+                why = f"[dim]{escape(entry['reason'])}[/]" if "reason" in entry else f"[cyan]{_bar(entry['score'])}[/]"
+                table.add_row(f"  {escape(str(label))}", f"{entry['score']:.3f}", why)
         else:
             table.add_row(f"  {escape(key)}", escape(_readable(value)))
     return table
@@ -128,6 +130,8 @@ def step_line(step: Mapping[str, Any]) -> str:
         return f"labels  {source} → {step['output']}" + _aside(step["file"], f"top_k {step['top_k']}")
     if kind == "named":
         return f"named  {step['input']} → {len(step['names'])} names"
+    if kind == "catalogue":
+        return f"catalogue  {step['ids']} → {step['output']}" + _aside(step["file"], f"top_k {step['top_k']}")
     if kind == "graph":
         return f"graph  {step['file']}"
     source = step["file"] if kind == "onnx" else step["entry"]
