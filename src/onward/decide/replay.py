@@ -17,7 +17,6 @@ from onward.decide.audit import (
     HiddenDecision,
     RecordedDecision,
     Sealer,
-    UnreadableEntry,
     canonical,
     plain_decision,
     read_decision,
@@ -25,7 +24,7 @@ from onward.decide.audit import (
 from onward.decide.policy import Policy
 from onward.errors import OnwardError
 from onward.store.records import AuditEntry
-from onward.store.store import Reader
+from onward.store.store import Reader, StoreUnavailable
 
 FindPolicy: TypeAlias = Callable[[RecordedDecision], Policy | None]
 """The policy to decide a recorded decision again with; None where it cannot be had."""
@@ -120,8 +119,10 @@ def _decide_again(
 
     try:
         recorded = read_decision(entry, keys, reader)
-    except UnreadableEntry as error:
-        return finding(Verdict.UNREADABLE, why=str(error))
+    except StoreUnavailable:
+        raise
+    except OnwardError as error:  # also of the keys: what is sealed was changed, or under another installation's key
+        return finding(Verdict.UNREADABLE, why=f"{error} [{error.code}]")
     if only and recorded.policy != only:
         return None
     if isinstance(recorded, HiddenDecision):

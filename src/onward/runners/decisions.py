@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -10,14 +10,14 @@ from typing import Any
 from onward.decide.document import POLICY_FILE
 from onward.decide.policies import Candidate, PolicyShelf, read_policy_text, tests_in
 from onward.decide.proof import entries_of, entries_of_file
-from onward.decide.replay import FindPolicy, Replay, ReplayDiffers, Verdict
+from onward.decide.replay import Finding, FindPolicy, Replay, ReplayDiffers, Verdict
 from onward.decide.replay import replay as replay_entries
 from onward.decide.rules import Rules, load_policy, parse_policy
 from onward.errors import NotFound
 from onward.package.manifest import MANIFEST_FILE, load_manifest
 from onward.package.package import open_package
 from onward.package.repository import Repository
-from onward.runners.installation import exists, open_keys, open_store
+from onward.runners.installation import exists, find_keys, open_store
 from onward.runners.local import find
 from onward.runners.tables import is_for_reading, print_json, print_line, print_table
 
@@ -38,7 +38,7 @@ def replay(
         keys = reader = None
         if log is None or exists(store_url):
             store = stack.enter_context(open_store(store_url))
-            keys = open_keys(store_url, key_file)
+            keys = find_keys(store_url, key_file)
             reader = stack.enter_context(store.snapshot())
         entries = entries_of_file(log) if log is not None else entries_of(reader) if reader is not None else ()
         report = replay_entries(entries, find_policy, keys=keys, reader=reader, only=only)
@@ -64,35 +64,36 @@ def _by_word(pair: tuple[Verdict, int]) -> str:
 
 def _show(report: Replay, as_json: bool) -> None:
     verdicts = {verdict.value: report.verdicts[verdict] for verdict in Verdict if report.verdicts[verdict]}
-    if not is_for_reading(as_json):
-        print_json(
-            {
-                "proven": report.proven,
-                "decisions": report.decisions,
-                "verdicts": verdicts,
-                "changes": [
-                    {"recorded": before, "replayed": now, "count": count}
-                    for (before, now), count in report.changes.most_common()
-                ],
-                "findings": [
-                    {"sequence": one.sequence, "decision_id": one.decision_id, "verdict": one.verdict.value,
-                     "recorded": one.recorded, "replayed": one.replayed, "why": one.why}
-                    for one in report.findings
-                ],
-            }
-        )  # fmt: skip
+    changes = [(before, now, count) for (before, now), count in report.changes.most_common()]
+    if is_for_reading(as_json):
+        counted = ", ".join(f"{count} {word}" for word, count in verdicts.items()) or "none"
+        print_line(f"{report.decisions} decisions: {counted}", style="green" if report.proven else "yellow")
+        if changes:
+            print_table("changes", ("recorded", "now", "how often"), changes)
+        _print_findings([one for one in report.findings if one.verdict is not Verdict.ERASED][:_SHOWN_FINDINGS])
         return
-    counted = ", ".join(f"{count} {word}" for word, count in verdicts.items()) or "none"
-    print_line(f"{report.decisions} decisions: {counted}", style="green" if report.proven else "yellow")
-    if report.changes:
-        rows = [(before, now, str(count)) for (before, now), count in report.changes.most_common()]
-        print_table("changes", ("recorded", "now", "how often"), rows)
-    if report.findings:
-        shown = [one for one in report.findings if one.verdict is not Verdict.ERASED][:_SHOWN_FINDINGS]
-        rows = [(one.sequence, one.decision_id, one.verdict.value, _told(one.recorded), _told(one.replayed) or one.why)
-                for one in shown]  # fmt: skip
-        if rows:
-            print_table("findings", ("entry", "decision", "", "recorded", "now"), rows)
+    print_json(
+        {
+            "proven": report.proven,
+            "decisions": report.decisions,
+            "verdicts": verdicts,
+            "changes": [{"recorded": before, "replayed": now, "count": count} for before, now, count in changes],
+            "findings": [
+                {"sequence": one.sequence, "decision_id": one.decision_id, "verdict": one.verdict.value,
+                 "recorded": one.recorded, "replayed": one.replayed, "why": one.why}
+                for one in report.findings
+            ],
+        }
+    )  # fmt: skip
+
+
+def _print_findings(findings: Sequence[Finding]) -> None:
+    if findings:
+        rows = [
+            (one.sequence, one.decision_id, one.verdict.value, _told(one.recorded), _told(one.replayed) or one.why)
+            for one in findings
+        ]
+        print_table("findings", ("entry", "decision", "", "recorded", "now"), rows)
 
 
 def _told(decision: Mapping[str, Any] | None) -> str:
@@ -101,15 +102,19 @@ def _told(decision: Mapping[str, Any] | None) -> str:
     return f"{decision['outcome']} by {decision['rule']} ({', '.join(decision['reasons'])})"
 
 
-def test(policy: Path | str, *, as_json: bool) -> None:
+def test(policy: str, *, as_json: bool) -> None:
     """Load a policy, which runs its tests, and say what it does. Raises `PolicyTestFailed` and `PolicyError`."""
-    rules, names = _policy_at(str(policy))
+    rules, names = _policy_at(policy)
     report = rules.describe() | {"tests": names}
-    if not is_for_reading(as_json):
+    if is_for_reading(as_json):
+        print_line(f"{report['name']} {report['version']}: {len(names)} tests passed", style="green")
+        print_line(f"digest {report['digest']}", style="dim")
+        _print_policy(report)
+    else:
         print_json(report)
-        return
-    print_line(f"{report['name']} {report['version']}: {len(names)} tests passed", style="green")
-    print_line(f"digest {report['digest']}", style="dim")
+
+
+def _print_policy(report: Mapping[str, Any]) -> None:
     rows = [(rule["name"], rule["when"], rule["outcome"], ", ".join(rule["reasons"]), ", ".join(rule["actions"]))
             for rule in report["rules"]]  # fmt: skip
     for word in ("default", "fallback"):

@@ -44,21 +44,38 @@ def open_store(url: str, *, make: bool = False) -> Iterator[Store]:
 
 
 def open_keys(url: str, key_file: Path | None = None) -> Keys:
-    """The keys of the entities of a store, under the installation key, which is made where there is none yet."""
+    """The keys of a store's entities, under the installation key, which is made where there is none yet.
+
+    The installation key is that of `key_file`, of the file that ONWARD_KEY_FILE names, the one in ONWARD_KEY, or that
+    of `onward.key` beside a SQLite store (else in `var`).
+    """
     try:
-        from onward.store.keys import Keys, master_key
+        from onward.store.keys import VARIABLE, Keys, installation_key
     except ModuleNotFoundError as error:
         raise _missing(error) from None
-    return Keys(master_key(key_file or default_key_file(url)))
+    file = key_file or _named_file()
+    if file is None and os.environ.get(VARIABLE):
+        return Keys(installation_key())
+    return Keys(installation_key(file or _usual_file(url)))
 
 
-def default_key_file(url: str) -> Path:
-    """Where the installation key lies unless somebody says otherwise: beside a SQLite store."""
+def find_keys(url: str, key_file: Path | None = None) -> Keys | None:
+    """The same for who only reads: None where there is no installation key yet, and none is made."""
+    file = key_file or _named_file()
+    if file is not None and not file.is_file():
+        raise NotFound("there is no such key", where=str(file), expected="the --key-file that `onward serve` was given")
+    if file is None and not os.environ.get("ONWARD_KEY") and not _usual_file(url).is_file():
+        return None
+    return open_keys(url, key_file)
+
+
+def _named_file() -> Path | None:
     named = os.environ.get("ONWARD_KEY_FILE")
-    if named:
-        return Path(named)
-    folder = _sqlite_file(url).parent if url.startswith(_SQLITE) else Path("var")
-    return folder / KEY_FILE
+    return Path(named) if named else None
+
+
+def _usual_file(url: str) -> Path:
+    return (_sqlite_file(url).parent if url.startswith(_SQLITE) else Path("var")) / KEY_FILE
 
 
 def _sqlite_file(url: str) -> Path:

@@ -20,7 +20,7 @@ from onward.act.targets import load_targets
 from onward.decide.audit import UnreadableEntry, read_body
 from onward.errors import NotFound, UsageError
 from onward.runners.audit import summary
-from onward.runners.installation import open_keys, open_store
+from onward.runners.installation import find_keys, open_keys, open_store
 from onward.runners.tables import is_for_reading, moment, print_json, print_line, print_table
 from onward.store.records import Action, ActionState, Approval
 from onward.store.store import Conflict, Reader, Transaction
@@ -63,7 +63,7 @@ def plain_action(action: Action) -> dict[str, Any]:
 def show_action(action_id: str, store_url: str, *, key_file: Path | None, as_json: bool) -> None:
     """One action with its payload, its requests for approval, and its entries in the audit log."""
     with open_store(store_url) as store:
-        keys = open_keys(store_url, key_file)
+        keys = find_keys(store_url, key_file)
         with store.snapshot() as reader:
             action = _action(reader, action_id)
             payload = _payload(reader, action, keys)
@@ -158,7 +158,7 @@ def _change(action_id: str, store_url: str, change: Callable[[Transaction, str],
 def list_approvals(store_url: str, *, key_file: Path | None, tenant: str | None, as_json: bool) -> None:
     """What can be approved now, oldest first."""
     with open_store(store_url) as store:
-        keys = open_keys(store_url, key_file)
+        keys = find_keys(store_url, key_file)
         with store.snapshot() as reader:
             rows = [_request(reader, approval, keys) for approval in reader.open_approvals(tenant, time.time())]
     if not is_for_reading(as_json):
@@ -194,7 +194,7 @@ def approve(
                 if not (sys.stdin.isatty() and is_for_reading(as_json)):
                     expected = f"--digest with {SHORTEST_DIGEST} digits or more, from `onward approvals list`"
                     raise UsageError("an approval is for a payload that was seen", expected=expected)
-                _print_request(_request(reader, approval, open_keys(store_url, key_file)))
+                _print_request(_request(reader, approval, find_keys(store_url, key_file)))
         if not digest:
             click.confirm("Approve this?", abort=True)
             digest = approval.payload_digest
