@@ -26,7 +26,7 @@ def link(draft: AuditDraft, last: AuditEntry | None) -> AuditEntry:
 
 def entry_digest(sequence: int, previous: str, draft: AuditDraft) -> str:
     """The digest of one entry, in hex."""
-    hasher = hashlib.sha256(b"onward-audit-1")
+    parts = [b"onward-audit-1"]
     for field in (
         struct.pack(">Q", sequence),
         previous.encode(),
@@ -39,9 +39,8 @@ def entry_digest(sequence: int, previous: str, draft: AuditDraft) -> str:
         draft.key_id.encode(),
         draft.sealed,
     ):
-        hasher.update(struct.pack(">Q", len(field)))
-        hasher.update(field)
-    return hasher.hexdigest()
+        parts += (len(field).to_bytes(8, "big"), field)
+    return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
 def first_break(entries: Iterable[AuditEntry], *, after: AuditEntry | None = None) -> int | None:

@@ -8,6 +8,7 @@ reserving actions is undone without one. Knows nothing of what is written.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
@@ -19,6 +20,7 @@ from typing import Any, Generic, TypeVar
 from onward.errors import Overloaded
 from onward.store.store import Store, StoreUnavailable, Transaction
 
+_log = logging.getLogger(__name__)
 ResultT = TypeVar("ResultT")
 
 
@@ -84,9 +86,11 @@ class Writer:
             begun_s = time.monotonic()
             failed = self._write(group)
             for wish in group:
-                error = failed or wish.error
-                if error is not None:
-                    wish.future.set_exception(error)
+                if failed is not None:
+                    # Each its own: an error that many threads raise gathers the tracebacks of all of them.
+                    wish.future.set_exception(StoreUnavailable(failed.message, found=failed.found))
+                elif wish.error is not None:
+                    wish.future.set_exception(wish.error)
                 else:
                     wish.future.set_result(wish.result)
             took_s = max(time.monotonic() - begun_s, 1e-6)
@@ -108,7 +112,7 @@ class Writer:
             group = [wish for wish in taken if wish.future.set_running_or_notify_cancel()]
         return group
 
-    def _write(self, group: list[_Wish[Any]]) -> BaseException | None:
+    def _write(self, group: list[_Wish[Any]]) -> StoreUnavailable | None:
         """Make the changes and commit them; what failed all of them, if something did."""
         try:
             with self._store.transaction() as transaction:
@@ -122,8 +126,9 @@ class Writer:
                         wish.error = error
         except StoreUnavailable as failed:
             return failed
-        except Exception as failed:
-            return StoreUnavailable(f"the changes could not be written: {failed!r}")
+        except Exception as failed:  # a fault of ours: nobody's change was made, and the writer goes on
+            _log.exception("a group of changes could not be written")
+            return StoreUnavailable("the changes could not be written", found=repr(failed))
         self.commits += 1
         self.changes += len(group)
         return None

@@ -74,7 +74,7 @@ def action_of(row: Any) -> Action:
         created_s=row[7],
         available_s=row[8],
         key_id=row[9],
-        needs_approval=row[10],
+        needs_approval=bool(row[10]),
     )
     return Action(
         draft=draft,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 
 from onward.store.store import StoreUnavailable
 
@@ -34,10 +35,21 @@ class Backend:
     settings: Mapping[str, str]
 
 
+class Lookup:
+    """A query compiled once for each database. Its only values are named ones, and valid."""
+
+    __slots__ = ("texts",)
+
+    def __init__(self, query: sa.Select[Any]) -> None:
+        # The drivers' styles for values by name. SQLAlchemy declares no types for making a dialect.
+        dialects: tuple[Any, ...] = (sqlite.dialect(paramstyle="named"), postgresql.dialect(paramstyle="pyformat"))  # type: ignore[no-untyped-call]
+        self.texts = {dialect.name: str(query.compile(dialect=dialect)) for dialect in dialects}
+
+
 class Session:
     """The transaction; `broken` once the database failed, so that nobody commits half of it."""
 
-    __slots__ = ("_backend", "_ended", "broken", "connection")
+    __slots__ = ("_backend", "_driver", "_ended", "broken", "connection")
 
     def __init__(self, backend: Backend, opening: str) -> None:
         self._backend = backend
@@ -45,6 +57,7 @@ class Session:
         self.broken = False
         try:
             self.connection = self._opened(opening)
+            self._driver: Any = self.connection.connection.dbapi_connection
         except backend.errors as failed:
             raise unavailable(failed) from failed
 
@@ -72,6 +85,18 @@ class Session:
             return ()
         try:
             return self.connection.execute(statement, values).all()
+        except self._backend.errors as failed:
+            raise self._failure(failed) from failed
+
+    def seek(self, lookup: Lookup, values: Values) -> Sequence[Any]:
+        """The rows of a lookup, as the driver gives them.
+
+        For what every request looks up: past SQLAlchemy's execution, which costs five times what SQLite takes.
+        """
+        text = lookup.texts[self.dialect]
+        try:
+            rows: Sequence[Any] = self._driver.execute(text, values).fetchall()
+            return rows
         except self._backend.errors as failed:
             raise self._failure(failed) from failed
 

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 
+import sqlalchemy as sa
 from sqlalchemy import bindparam, select
 
 from onward.store import tables as t
@@ -19,16 +20,23 @@ from onward.store.sql.outbox import OutboxWrites
 from onward.store.sql.pending import Pending
 from onward.store.sql.people import PeopleWrites
 from onward.store.sql.rows import ACTION, action_of
-from onward.store.sql.session import Session
+from onward.store.sql.session import Lookup, Session
 from onward.store.store import Conflict
 from onward.store.transitions import reserved, same_request
 from onward.store.validity import valid, valid_text, valid_time
 
-_ENTRY_ID = select(t.audit.c.sequence).where(t.audit.c.entry_id == bindparam("entry_id"))
-_RESERVED = select(*ACTION).where(
-    t.actions.c.tenant == bindparam("tenant"), t.actions.c.idempotency_key == bindparam("idempotency_key")
+_ENTRY_ID = Lookup(select(t.audit.c.sequence).where(t.audit.c.entry_id == bindparam("entry_id")))
+_RESERVED = Lookup(
+    select(*ACTION).where(
+        sa.or_(
+            sa.and_(
+                t.actions.c.tenant == bindparam("tenant"),
+                t.actions.c.idempotency_key == bindparam("idempotency_key"),
+            ),
+            t.actions.c.action_id == bindparam("action_id"),
+        )
+    )
 )
-_ACTION_ID = select(t.actions.c.place).where(t.actions.c.action_id == bindparam("action_id"))
 
 
 class SqlTransaction(OutboxWrites, PeopleWrites):
@@ -128,7 +136,7 @@ class SqlTransaction(OutboxWrites, PeopleWrites):
     def append_audit(self, draft: AuditDraft) -> AuditEntry:
         """See `Transaction`."""
         entry_id = valid(draft).entry_id
-        if entry_id in self._pending.entry_ids or self._session.rows(_ENTRY_ID, {"entry_id": entry_id}):
+        if entry_id in self._pending.entry_ids or self._session.seek(_ENTRY_ID, {"entry_id": entry_id}):
             raise Conflict("the audit log has an entry of that id", found=entry_id)
         entry = self._last = link(draft, self.last_audit())
         self._pending.add_entry(entry)
@@ -136,16 +144,15 @@ class SqlTransaction(OutboxWrites, PeopleWrites):
 
     def reserve(self, draft: ActionDraft) -> Action:
         """See `Transaction`."""
-        place = (valid(draft).tenant, draft.idempotency_key)
-        taken = self._pending.idempotency.get(place)
-        if taken is None:
-            values = {"tenant": draft.tenant, "idempotency_key": draft.idempotency_key}
-            taken = next(map(action_of, self._session.rows(_RESERVED, values)), None)
-        if taken is not None:
-            return same_request(taken, draft)
-        known = draft.action_id in self._pending.actions
-        if known or self._session.rows(_ACTION_ID, {"action_id": draft.action_id}):
-            raise Conflict("there is an action of that id", found=draft.action_id)
+        tenant, key, action_id = valid(draft).tenant, draft.idempotency_key, draft.action_id
+        values = {"tenant": tenant, "idempotency_key": key, "action_id": action_id}
+        found = [action_of(row) for row in self._session.seek(_RESERVED, values)]
+        found += filter(None, (self._pending.idempotency.get((tenant, key)), self._pending.actions.get(action_id)))
+        for taken in found:
+            if (taken.draft.tenant, taken.draft.idempotency_key) == (tenant, key):
+                return same_request(taken, draft)
+        if found:
+            raise Conflict("there is an action of that id", found=action_id)
         action = reserved(draft)
         self._pending.add_action(action)
         return action
