@@ -30,6 +30,8 @@ __all__ = ["ActionType", "Argument", "ArgumentRefused", "Rules", "load_policy", 
 
 POLICY_ERROR = "POLICY_ERROR"
 ARGUMENT_REFUSED = "ARGUMENT_REFUSED"
+COSTS = "costs"
+"""What a decision names as its failed rule where the cost matrix could not be evaluated."""
 _TOGETHER = 16
 """Rules in one program: deeper ones exceed the library's limit on nesting."""
 _plain = converter(ANY)
@@ -178,7 +180,10 @@ class Rules:
         values = self._reading.values(facts, {})
         costs: dict[str, Any] = {}
         if self._reads_costs and self._costs is not None:
-            costs = self._costs.values(self._language.activation(values))
+            try:
+                costs = self._costs.values(self._language.activation(values))
+            except (ValueError, RuntimeError):
+                raise _Failed(COSTS) from None
             values |= costs
         rule = self._first(self._language.activation(values))
         if rule is None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import string
+import subprocess
 import sys
 import timeit
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,8 @@ import onward
 from onward.decide.policy import Facts
 from onward.decide.rules import Rules, load_policy, parse_policy
 from onward.errors import MissingExtra, PolicyError
+from onward.runners import terminal
+from onward.runners.local import inspect
 from onward.testing import tiny_package
 from onward.types import ActionCall, Decision
 from tests.unit.decide.policies import COSTS, HEAD, HOLD, facts, manifest, policy, rule
@@ -180,8 +184,8 @@ def test_the_cheapest_outcome_by_expected_cost_is_available_to_rules() -> None:
 
 @pytest.mark.parametrize("probability", [-0.01, 1.01, math.nan])
 def test_a_cost_without_a_probability_means_the_fallback(probability: float) -> None:
-    rules = policy(COSTS, rule("d", "cost.best == 'decline'"))
-    assert rules.decide(facts({"probability": probability})).reasons == ("POLICY_ERROR",)
+    decision = policy(COSTS, rule("d", "cost.best == 'decline'")).decide(facts({"probability": probability}))
+    assert (decision.reasons, decision.arguments) == (("POLICY_ERROR",), {"rule": "costs"})
 
 
 CAP = """[[cap]]
@@ -388,6 +392,50 @@ def test_a_package_whose_policy_does_not_fit_is_not_packed(tmp_path: Path) -> No
     with pytest.raises(PolicyError, match=r'policy\.toml:8: rule\[0\]\.when: no such field .*found "result\.z"'):
         onward.pack(folder, tmp_path / "packed")
     assert not (tmp_path / "packed").exists()
+
+
+def test_inspect_shows_the_policy_of_a_package(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tiny_package(tmp_path / "tiny", lock=False)
+    (folder / "policy.toml").write_text(PACKAGED)
+    onward.pack(folder, tmp_path / "packed")
+    inspect(str(tmp_path / "packed"), as_json=True)
+    shown = msgspec.json.decode(capsys.readouterr().out)["policy"]
+    assert shown["rules"][0]["when"] == "result.y[0] > 10.0"
+    terminal.show_package(msgspec.json.decode(msgspec.json.encode({
+        "package": {"name": "n", "version": "1", "task": "t", "licence": "", "digest": ""}, "inputs": [], "outputs": [],
+        "steps": {}, "batching": {}, "limits": {}, "policy": policy(COSTS_WITH_THRESHOLDS, HOLD, rule("r", "true"), CAP)
+        .describe(),
+    })))  # fmt: skip
+    text = capsys.readouterr().out
+    assert "approve from 0" in text and "decline from 0.375" in text
+    assert "hold(card: string, amount: number)" in text and "at most 3 in 60 s" in text
+
+
+COSTS_WITH_THRESHOLDS = """[costs]
+probability = "result.probability"
+[costs.outcomes]
+approve = { positive = 5, negative = 0 }
+decline = { positive = 0, negative = 3 }
+"""
+
+
+def test_a_package_without_a_policy_imports_nothing_of_policies(tmp_path: Path) -> None:
+    tiny_package(tmp_path / "tiny")
+    code = (
+        "import sys, onward\n"
+        f"onward.open({str(tmp_path / 'tiny')!r})([0.0, 0.0, 0.0])\n"
+        "print([name for name in sys.modules if name.startswith(('cel_expr', 'onward.decide.', 'sqlalchemy'))])\n"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert found.stdout.strip() == "['onward.decide.policy']"
+
+
+def test_threads_that_decide_at_once_do_not_meet() -> None:
+    def decided(amount: float) -> bool:
+        return RULES.decide(facts(Amount=amount)).actions[0].arguments["amount"] == amount
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(decided, [501.0 + index for index in range(2000)]))
 
 
 def test_without_a_policy_there_are_no_rules(tmp_path: Path) -> None:
