@@ -11,6 +11,7 @@ import tomllib
 from pathlib import Path
 
 from onward.decide.audit import RecordedDecision
+from onward.decide.conversation import dialogue_facts
 from onward.decide.document import POLICY_FILE
 from onward.decide.rules import Rules, load_policy, parse_policy
 from onward.errors import ModelNotFound, NotFound, OnwardError, PolicyError
@@ -61,7 +62,7 @@ class Candidate:
         self._rules: dict[str, Rules | None] = {}
         self._own: Rules | None = None
         if (file.parent / MANIFEST_FILE).is_file():
-            self._own = parse_policy(self._text, load_manifest(file.parent))
+            self._own = parse_policy(self._text, load_manifest(file.parent), more=dialogue_facts(file.parent))
             self.name = self._own.name
         else:
             self.name = _name_in(self._text)
@@ -85,7 +86,7 @@ class Candidate:
             folder = self._repository.path(name)
         except ModelNotFound:
             return None
-        return parse_policy(self._text, load_manifest(folder))
+        return parse_policy(self._text, load_manifest(folder), more=dialogue_facts(folder))
 
 
 def read_policy_text(file: Path) -> str:

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from onward.decide.conversation import dialogue_facts
 from onward.decide.document import POLICY_FILE
 from onward.decide.policies import Candidate, PolicyShelf, read_policy_text, tests_in
 from onward.decide.proof import entries_of, entries_of_file
@@ -139,7 +140,7 @@ def _policy_at(place: str) -> tuple[Rules, list[str]]:
     if (folder / MANIFEST_FILE).is_file() and not (folder / "onward.lock").is_file():
         file = path if path.is_file() else folder / POLICY_FILE
         text = read_policy_text(file)
-        return parse_policy(text, load_manifest(folder)), tests_in(text)
+        return parse_policy(text, load_manifest(folder), more=dialogue_facts(folder)), tests_in(text)
     package = open_package(find(place if folder == path else str(folder)))
     rules = load_policy(package.folder, package.manifest)
     if rules is None:
