@@ -368,7 +368,7 @@ def test_twenty_rules_cost_less_than_50_us_a_decision() -> None:
     case = facts({"probability": 0.5}, Amount=1.0)
     assert rules.decide(case).rule == "default"
     # The least of many short runs: what else the machine does is not the policy's cost.
-    assert min(timeit.repeat(lambda: rules.decide(case), number=50, repeat=60)) / 50 < 50e-6
+    assert min(timeit.repeat(lambda: rules.decide(case), number=20, repeat=400)) / 20 < 50e-6
 
 
 # --- a policy in its package ---
