@@ -52,6 +52,12 @@ ASKS = {
         ),
         Ask(package="vision", question="a photo of a cup", content_type=_JPEG, file="examples/coffee.jpg"),
         Ask(package="fraud", question="a transaction held out from training", content_type=_JSON, example="fraud"),
+        Ask(
+            package="recommend",
+            question="after two films of Star Wars and The Matrix",
+            content_type=_JSON,
+            text='{"history": [260, 1196, 2571], "stars": [5, 5, 4.5]}',
+        ),
         Ask(package="intent", question=f"“{_SENTENCE}”", content_type=_TEXT, text=_SENTENCE),
         Ask(package="embed", question=f"“{_SENTENCE}”", content_type=_TEXT, text=_SENTENCE),
     )

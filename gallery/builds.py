@@ -18,7 +18,7 @@ from onward.package.repository import Repository
 
 ROOT = Path(__file__).parent.parent
 # The order of building: what is quick and needs little comes first, so that something answers soon.
-NAMES = ["moderation", "vision", "fraud", "intent", "embed"]
+NAMES = ["moderation", "vision", "fraud", "recommend", "intent", "embed"]
 # Whose code and data a package's build reads besides its own.
 _BORROWS = {"embed": ("intent",), "moderation": ("vision",)}
 # What no build runs: runners, and what only they use.

@@ -1,4 +1,4 @@
-"""Reads a pickled pandas table without pandas. Run as a script in a child process of its own, never imported by a build.
+"""Reads a pickled pandas table without pandas. Run as a script in a child process of its own; no build imports it.
 
 A pickle is a program. Here that program may name nothing but the classes on the list below, and each of them is a
 small stand-in that only holds what it is given; any other name ends the process with an error before anything is
