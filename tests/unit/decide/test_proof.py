@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
+import struct
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
@@ -57,6 +61,20 @@ def test_an_export_reads_back_as_it_was_and_holds(tmp_path_factory: pytest.TempP
     assert list(entries_of_file(path)) == entries
     proof = prove(entries_of_file(path))
     assert (proof.entries, proof.broken_at) == (len(entries), None)
+
+
+def test_a_lines_digest_is_recomputed_as_the_reference_says_without_onward(tmp_path: Path) -> None:
+    previous = "0" * 64
+    for line in map(json.loads, write_export(log(3), tmp_path / "log.jsonl").read_text("utf-8").splitlines()):
+        hasher = hashlib.sha256(b"onward-audit-1")
+        for part in (
+            struct.pack(">Q", line["sequence"]), previous.encode(), line["entry_id"].encode(),
+            struct.pack(">d", line["at_s"]), line["tenant"].encode(), line["kind"].encode(), line["subject"].encode(),
+            line["body"].encode(), line["key_id"].encode(), base64.b64decode(line["sealed"]),
+        ):  # fmt: skip
+            hasher.update(struct.pack(">Q", len(part)) + part)
+        assert (line["previous"], line["digest"]) == (previous, hasher.hexdigest())
+        previous = line["digest"]
 
 
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
