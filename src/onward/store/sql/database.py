@@ -18,13 +18,11 @@ import sqlalchemy as sa
 
 from onward.errors import UsageError
 from onward.store.sql.reader import SqlReader
-from onward.store.sql.session import Backend, Session, columns_of, unavailable
+from onward.store.sql.session import BUSY_TIMEOUT_S, Backend, Session, columns_of, unavailable
 from onward.store.sql.transaction import SqlTransaction
 from onward.store.store import StoreUnavailable
 from onward.store.tables import bring_up_to_date
 
-BUSY_TIMEOUT_S = 10
-"""How long a transaction waits for that of another process before it gives up."""
 _TURN = 7_161_994_118_042
 """The number of PostgreSQL's advisory lock that the writers take turns by."""
 _FEW = 4
@@ -35,8 +33,10 @@ _PRAGMAS = {
     "synchronous": "FULL",  # a commit returns when it is on the disk
     "foreign_keys": "ON",
     "secure_delete": "ON",  # what is deleted is overwritten
-    "busy_timeout": f"{BUSY_TIMEOUT_S * 1000}",
     "cache_size": "-32768",  # KiB
+    # SQLite's own waiting sleeps longer and longer, up to 0.1 s: beside a process that writes all the time it would
+    # hardly ever get its turn. `Session` waits instead.
+    "busy_timeout": "1",
 }
 
 
@@ -55,7 +55,12 @@ def sqlite(url: str) -> Backend:
     engine = sa.create_engine(
         sa.URL.create("sqlite+pysqlite", database=path),
         # Transactions begin and end by statements of ours: the driver's own ways differ from version to version.
-        connect_args={"isolation_level": None, "check_same_thread": False, "cached_statements": 512},
+        connect_args={
+            "isolation_level": None,
+            "check_same_thread": False,
+            "cached_statements": 512,
+            "timeout": BUSY_TIMEOUT_S,
+        },
         isolation_level="AUTOCOMMIT",
         pool_size=16,
         max_overflow=48,
@@ -68,8 +73,9 @@ def sqlite(url: str) -> Backend:
 
     return Backend(
         engine=engine,
-        begin="BEGIN IMMEDIATE",
-        snapshot="BEGIN",
+        begin=("BEGIN IMMEDIATE",),
+        snapshot=("BEGIN", "SELECT 1 FROM schema_versions"),
+        is_busy=lambda failed: "database is locked" in str(failed),
         insert=_insert_rows,
         errors=(sa.exc.SQLAlchemyError, sqlite3.Error),
         # The log of changes still has what was deleted, until its pages are back in the file.
@@ -84,7 +90,7 @@ def postgresql(url: str) -> Backend:
 
     settings = {
         "synchronous_commit": "on",
-        "lock_timeout": f"{BUSY_TIMEOUT_S}s",
+        "lock_timeout": f"{BUSY_TIMEOUT_S:.0f}s",
         # Whoever stopped in the middle of a transaction does not hold up the others for ever.
         "idle_in_transaction_session_timeout": "60s",
     }
@@ -101,8 +107,9 @@ def postgresql(url: str) -> Backend:
     )
     return Backend(
         engine=engine,
-        begin=f"BEGIN; SELECT pg_advisory_xact_lock({_TURN})",
-        snapshot="BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SELECT 1",
+        begin=(f"BEGIN; SELECT pg_advisory_xact_lock({_TURN})",),
+        snapshot=("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SELECT 1",),
+        is_busy=lambda failed: False,  # the server itself waits, for `lock_timeout`
         insert=_copy_rows,
         errors=(sa.exc.SQLAlchemyError, psycopg.Error),
         settings={name: f"SHOW {name}" for name in ("fsync", "synchronous_commit", "full_page_writes")},
@@ -140,14 +147,20 @@ class SqlStore:
         self._backend = backend
         self._writing = threading.Lock()
         self._writer = 0
-        session = Session(backend, backend.begin)
+        self._untidy = False
         try:
-            bring_up_to_date(session.connection)
+            self._prepare()
+        except BaseException:
+            self.close()
+            raise
+
+    def _prepare(self) -> None:
+        with self._session(self._backend.begin) as session:
+            try:
+                bring_up_to_date(session.connection)
+            except self._backend.errors as failed:
+                raise unavailable(failed) from failed
             session.commit()
-        except backend.errors as failed:
-            raise unavailable(failed) from failed
-        finally:
-            session.close()
 
     def durability(self) -> Mapping[str, str]:
         """The settings that decide whether a commit is on the disk when it returns, as the database says them."""
@@ -176,15 +189,16 @@ class SqlStore:
                         session.commit()
                     finally:
                         erased = transaction.end()
-                if erased and self._backend.after_erasure:
+                self._untidy |= erased
+                if self._untidy and self._backend.after_erasure:
                     self._tidy()
             finally:
                 self._writer = 0
 
     def _tidy(self) -> None:
-        """Overwrite what an erasure left behind; where readers are in the way, a later one does it."""
+        """Overwrite what an erasure left behind; where readers are in the way, after the next transaction."""
         with suppress(sa.exc.SQLAlchemyError), self._backend.engine.connect() as connection:
-            connection.exec_driver_sql(self._backend.after_erasure)
+            self._untidy = bool(connection.exec_driver_sql(self._backend.after_erasure).scalar_one())
 
     @contextmanager
     def snapshot(self) -> Iterator[SqlReader]:
@@ -197,7 +211,7 @@ class SqlStore:
                 reader.end()
 
     @contextmanager
-    def _session(self, opening: str) -> Iterator[Session]:
+    def _session(self, opening: Sequence[str]) -> Iterator[Session]:
         session = Session(self._backend, opening)
         try:
             yield session

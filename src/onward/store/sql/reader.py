@@ -31,12 +31,12 @@ from onward.store.sql.rows import (
     entry_of,
     reading,
 )
-from onward.store.sql.session import Session
+from onward.store.sql.session import Lookup, Session
 
 MOST = 2**31 - 1
 """No limit is larger: it must fit a database's integer."""
 
-_key_of, _switch_of = reading(EntityKey), reading(Switch)
+_key_of = reading(EntityKey)
 _event_of, _recording_of = reading(ProfileEvent), reading(Recording)
 _conversation_of, _turn_of = reading(Conversation), reading(Turn)
 _EVENT, _RECORDING = columns(t.events, ProfileEvent), columns(t.recordings, Recording)
@@ -46,10 +46,12 @@ _KEY = columns(t.keys, EntityKey)
 _limit = bindparam("limit", type_=sa.Integer)
 _NEWEST_FIRST = t.audit.c.sequence.desc()
 _ENTRIES = select(*ENTRY).where(t.audit.c.sequence > bindparam("after")).order_by(t.audit.c.sequence).limit(_limit)
-_ENTRIES_OF = select(*ENTRY).where(t.audit.c.subject == bindparam("subject")).order_by(t.audit.c.sequence)
-_LAST_ENTRY = select(*ENTRY).order_by(_NEWEST_FIRST).limit(1)
-_ACTION_BY_ID = select(*ACTION).where(t.actions.c.action_id == bindparam("action_id"))
-_ACTIONS_OF = select(*ACTION).where(t.actions.c.decision_id == bindparam("decision_id")).order_by(t.actions.c.place)
+_ENTRIES_OF = Lookup(select(*ENTRY).where(t.audit.c.subject == bindparam("subject")).order_by(t.audit.c.sequence))
+_LAST_ENTRY = Lookup(select(*ENTRY).order_by(_NEWEST_FIRST).limit(1))
+_ACTION_BY_ID = Lookup(select(*ACTION).where(t.actions.c.action_id == bindparam("action_id")))
+_ACTIONS_OF = Lookup(
+    select(*ACTION).where(t.actions.c.decision_id == bindparam("decision_id")).order_by(t.actions.c.place)
+)
 # With the states written out, a database sees that it may use the indexes that leave out what is done.
 _ACTIONS_IN = {
     state: select(*ACTION)
@@ -74,13 +76,16 @@ _OUTCOMES = (
     )
     .group_by(t.outcomes.c.outcome)
 )
+_ALL_OUTCOMES = Lookup(_OUTCOMES)
 _OUTCOMES_NAMED = _OUTCOMES.where(t.outcomes.c.outcome.in_(bindparam("outcomes", expanding=True)))
-_SWITCHES = select(*columns(t.switches, Switch)).order_by(t.switches.c.name)
-_KEY_BY_ID = select(*_KEY).where(t.keys.c.key_id == bindparam("key_id"))
-_KEY_OF = select(*_KEY).where(
-    t.keys.c.tenant == bindparam("tenant"),
-    t.keys.c.entity == bindparam("entity"),
-    t.keys.c.destroyed_s.is_(None),
+_SWITCHES = Lookup(select(*columns(t.switches, Switch)).order_by(t.switches.c.name))
+_KEY_BY_ID = Lookup(select(*_KEY).where(t.keys.c.key_id == bindparam("key_id")))
+_KEY_OF = Lookup(
+    select(*_KEY).where(
+        t.keys.c.tenant == bindparam("tenant"),
+        t.keys.c.entity == bindparam("entity"),
+        t.keys.c.destroyed_s.is_(None),
+    )
 )
 _OF_ENTITY = (t.events.c.tenant == bindparam("tenant"), t.events.c.entity == bindparam("entity"))
 _EVENTS = (
@@ -143,15 +148,15 @@ class SqlReader:
 
     def audit_of(self, subject: str) -> list[AuditEntry]:
         """See `Reader`."""
-        return [entry_of(row) for row in self._session.rows(_ENTRIES_OF, {"subject": subject})]
+        return [entry_of(row) for row in self._session.seek(_ENTRIES_OF, {"subject": subject})]
 
     def last_audit(self) -> AuditEntry | None:
         """See `Reader`."""
-        return next((entry_of(row) for row in self._session.rows(_LAST_ENTRY, {})), None)
+        return next((entry_of(row) for row in self._session.seek(_LAST_ENTRY, {})), None)
 
     def action(self, action_id: str) -> Action | None:
         """See `Reader`."""
-        return next((action_of(row) for row in self._session.rows(_ACTION_BY_ID, {"action_id": action_id})), None)
+        return next((action_of(row) for row in self._session.seek(_ACTION_BY_ID, {"action_id": action_id})), None)
 
     def actions(self, state: ActionState, *, tenant: str | None = None, limit: int = 100) -> list[Action]:
         """See `Reader`."""
@@ -162,7 +167,7 @@ class SqlReader:
 
     def actions_of(self, decision_id: str) -> list[Action]:
         """See `Reader`."""
-        return [action_of(row) for row in self._session.rows(_ACTIONS_OF, {"decision_id": decision_id})]
+        return [action_of(row) for row in self._session.seek(_ACTIONS_OF, {"decision_id": decision_id})]
 
     def backlog(self) -> Mapping[ActionState, int]:
         """See `Reader`."""
@@ -192,20 +197,21 @@ class SqlReader:
         if outcomes:
             found = self._session.rows(_OUTCOMES_NAMED, values | {"outcomes": tuple(outcomes)})
         else:
-            found = self._session.rows(_OUTCOMES, values)
+            found = self._session.seek(_ALL_OUTCOMES, values)
         return {outcome: int(count) for outcome, count in found}
 
     def switches(self) -> Mapping[str, Switch]:
         """See `Reader`."""
-        return {switch.name: switch for switch in map(_switch_of, self._session.rows(_SWITCHES, {}))}
+        found = self._session.seek(_SWITCHES, {})
+        return {name: Switch(name=name, on=bool(on), by=by, at_s=at_s) for name, on, by, at_s in found}
 
     def key(self, key_id: str) -> EntityKey | None:
         """See `Reader`."""
-        return next(map(_key_of, self._session.rows(_KEY_BY_ID, {"key_id": key_id})), None)
+        return next(map(_key_of, self._session.seek(_KEY_BY_ID, {"key_id": key_id})), None)
 
     def key_of(self, tenant: str, entity: str) -> EntityKey | None:
         """See `Reader`."""
-        return next(map(_key_of, self._session.rows(_KEY_OF, {"tenant": tenant, "entity": entity})), None)
+        return next(map(_key_of, self._session.seek(_KEY_OF, {"tenant": tenant, "entity": entity})), None)
 
     def events(
         self,

@@ -5,6 +5,8 @@ What the two databases do differently is in `Backend`; no other module asks whic
 
 from __future__ import annotations
 
+import random
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,6 +17,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from onward.store.store import StoreUnavailable
 
+BUSY_TIMEOUT_S = 10.0
+"""How long a transaction waits for those of others before it gives up."""
 Values: TypeAlias = Mapping[str, Any]
 
 
@@ -22,13 +26,15 @@ Values: TypeAlias = Mapping[str, Any]
 class Backend:
     """A database: how it is reached, and the few statements that are its own.
 
-    `begin` starts a transaction that writes, and waits for its turn; `snapshot` one that reads a state that stays.
+    `begin` starts a transaction that writes, in its turn; `snapshot` one that reads a state that stays. What `is_busy`
+    says of an error that they end with decides whether they are tried again, for `BUSY_TIMEOUT_S`.
     `insert` writes many rows of a table at once. `errors` are what it raises when it fails.
     """
 
     engine: sa.Engine
-    begin: str
-    snapshot: str
+    begin: Sequence[str]
+    snapshot: Sequence[str]
+    is_busy: Callable[[BaseException], bool]
     insert: Callable[[sa.Connection, sa.Table, Sequence[tuple[Any, ...]]], None]
     errors: tuple[type[BaseException], ...]
     after_erasure: str = ""
@@ -36,14 +42,16 @@ class Backend:
 
 
 class Lookup:
-    """A query compiled once for each database. Its only values are named ones, and valid."""
+    """A query compiled once for each database. Its only values are named ones."""
 
-    __slots__ = ("texts",)
+    __slots__ = ("constants", "texts")
 
     def __init__(self, query: sa.Select[Any]) -> None:
         # The drivers' styles for values by name. SQLAlchemy declares no types for making a dialect.
         dialects: tuple[Any, ...] = (sqlite.dialect(paramstyle="named"), postgresql.dialect(paramstyle="pyformat"))  # type: ignore[no-untyped-call]
-        self.texts = {dialect.name: str(query.compile(dialect=dialect)) for dialect in dialects}
+        compiled = [query.compile(dialect=dialect) for dialect in dialects]
+        self.texts = {each.dialect.name: str(each) for each in compiled}
+        self.constants = {name: value for each in compiled for name, value in each.params.items() if value is not None}
 
 
 class Session:
@@ -51,7 +59,7 @@ class Session:
 
     __slots__ = ("_backend", "_driver", "_ended", "broken", "connection")
 
-    def __init__(self, backend: Backend, opening: str) -> None:
+    def __init__(self, backend: Backend, opening: Sequence[str]) -> None:
         self._backend = backend
         self._ended = False
         self.broken = False
@@ -61,18 +69,24 @@ class Session:
         except backend.errors as failed:
             raise unavailable(failed) from failed
 
-    def _opened(self, opening: str) -> sa.Connection:
-        for last_try in (False, True):
+    def _opened(self, opening: Sequence[str]) -> sa.Connection:
+        deadline_s = time.monotonic() + BUSY_TIMEOUT_S
+        stale_left = 1
+        while True:
             connection = self._backend.engine.connect()
             try:
-                connection.exec_driver_sql(opening)
+                for statement in opening:
+                    connection.exec_driver_sql(statement)
                 return connection
             except sa.exc.DBAPIError as failed:
                 connection.close()
-                # A connection from before the database went away and came back: nothing has been done on it yet.
-                if last_try or not failed.connection_invalidated:
+                if self._backend.is_busy(failed) and time.monotonic() < deadline_s:
+                    time.sleep(random.uniform(0.0002, 0.002))
+                elif failed.connection_invalidated and stale_left:
+                    # A connection from before the database went away and came back: nothing was done on it yet.
+                    stale_left -= 1
+                else:
                     raise
-        raise AssertionError("unreachable")
 
     @property
     def dialect(self) -> str:
@@ -89,13 +103,15 @@ class Session:
             raise self._failure(failed) from failed
 
     def seek(self, lookup: Lookup, values: Values) -> Sequence[Any]:
-        """The rows of a lookup, as the driver gives them.
+        """The rows of a lookup, as the driver gives them; none where a text is looked for that no record can have.
 
         For what every request looks up: past SQLAlchemy's execution, which costs five times what SQLite takes.
         """
+        if not _storable(values):
+            return ()
         text = lookup.texts[self.dialect]
         try:
-            rows: Sequence[Any] = self._driver.execute(text, values).fetchall()
+            rows: Sequence[Any] = self._driver.execute(text, {**lookup.constants, **values}).fetchall()
             return rows
         except self._backend.errors as failed:
             raise self._failure(failed) from failed

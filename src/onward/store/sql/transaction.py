@@ -15,7 +15,7 @@ from sqlalchemy import bindparam, select
 
 from onward.store import tables as t
 from onward.store.chain import link
-from onward.store.records import Action, ActionDraft, ActionState, AuditDraft, AuditEntry
+from onward.store.records import Action, ActionDraft, ActionState, AuditDraft, AuditEntry, Switch
 from onward.store.sql.outbox import OutboxWrites
 from onward.store.sql.pending import Pending
 from onward.store.sql.people import PeopleWrites
@@ -47,6 +47,7 @@ class SqlTransaction(OutboxWrites, PeopleWrites):
         self._pending = Pending()
         self._last: AuditEntry | None = None
         self._knows_last = False
+        self._switches: Mapping[str, Switch] | None = None
         self._mark: tuple[int, int, int] | None = None
         self._before: Pending | None = None
 
@@ -68,6 +69,7 @@ class SqlTransaction(OutboxWrites, PeopleWrites):
             else:
                 self._pending.undo(mark)
             self._last, self._knows_last = last, last is not None
+            self._switches = None
             raise
         else:
             if self._before is not None:
@@ -132,6 +134,17 @@ class SqlTransaction(OutboxWrites, PeopleWrites):
             if (owner, name) == (tenant, policy) and at_s >= since_s and (not outcomes or outcome in outcomes)
         )
         return dict(waiting + Counter(super().count_outcomes(tenant, policy, since_s, outcomes=outcomes)))
+
+    def switches(self) -> Mapping[str, Switch]:
+        """See `Reader`. Every decision asks, and nobody else can turn them before this transaction ends."""
+        if self._switches is None:
+            self._switches = super().switches()
+        return dict(self._switches)
+
+    def set_switch(self, name: str, on: bool, by: str, at_s: float) -> Switch:
+        """See `Transaction`."""
+        self._switches = None
+        return super().set_switch(name, on, by, at_s)
 
     def append_audit(self, draft: AuditDraft) -> AuditEntry:
         """See `Transaction`."""
