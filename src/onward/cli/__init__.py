@@ -12,8 +12,10 @@ import sys
 import click
 
 from onward import __version__
-from onward.cli import audit, outbox, packages, serving
-from onward.errors import OnwardError
+from onward.cli import audit, outbox, packages, people, serving
+from onward.errors import MissingExtra, OnwardError
+
+_OF_DECIDE = frozenset({"cel_expr_python", "cryptography", "httpcore", "sqlalchemy"})
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -28,6 +30,7 @@ for _command in (
     packages.inspect,
     packages.verify,
     packages.pack,
+    people.chat,
     audit.audit,
     audit.decide,
     outbox.actions,
@@ -53,6 +56,9 @@ def main() -> None:
     except OSError as error:
         _stop(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 74)
     except Exception as error:  # a fault of ours: still one line, unless someone wants to see where
+        if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] in _OF_DECIDE:
+            missing = MissingExtra(f"this needs {error.name}", expected="pip install 'onward[decide]'")
+            _stop(f"{missing} [{missing.code}]", missing.exit_code)
         if os.environ.get("ONWARD_TRACEBACK"):
             raise
         _stop(f"{type(error).__name__}: {error}; ONWARD_TRACEBACK=1 shows where [{OnwardError.code}]", 70)

@@ -141,6 +141,8 @@ def _policy_at(place: str) -> tuple[Rules, list[str]]:
         file = path if path.is_file() else folder / POLICY_FILE
         text = read_policy_text(file)
         return parse_policy(text, load_manifest(folder), more=dialogue_facts(folder)), tests_in(text)
+    if path.is_file() and path.suffix == ".toml" and folder != path and not (folder / MANIFEST_FILE).is_file():
+        raise NotFound("a policy is read against its package", where=place, expected=f"{MANIFEST_FILE} beside it")
     package = open_package(find(place if folder == path else str(folder)))
     rules = load_policy(package.folder, package.manifest)
     if rules is None:

@@ -1,6 +1,7 @@
 """The store and the keys of one installation, opened for one command.
 
-A command that only looks does not make a store where there is none: that would hide a wrong path.
+Imports the extra `decide` with the first of them. A command that only looks does not make a store where there is none:
+that would hide a wrong path.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onward.errors import MissingExtra, NotFound
+from onward.errors import NotFound
 from onward.store.store import Store
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 KEY_FILE = "onward.key"
 _SQLITE = "sqlite:///"
-_PARTS = frozenset({"sqlalchemy", "psycopg", "cryptography"})
+_MEMORY = "memory:"
 
 
 def exists(url: str) -> bool:
@@ -32,10 +33,8 @@ def open_store(url: str, *, make: bool = False) -> Iterator[Store]:
     """The store at a URL, closed at the end. Raises `NotFound` where there is none, unless `make`."""
     if not make and not exists(url):
         raise NotFound("there is no store yet", where=url, expected="the --store that `onward serve` was given")
-    try:
-        from onward.store.sql import open_store as open_sql
-    except ModuleNotFoundError as error:
-        raise _missing(error) from None
+    from onward.store.sql import open_store as open_sql
+
     store = open_sql(url)
     try:
         yield store
@@ -47,15 +46,15 @@ def open_keys(url: str, key_file: Path | None = None) -> Keys:
     """The keys of a store's entities, under the installation key, which is made where there is none yet.
 
     The installation key is that of `key_file`, of the file that ONWARD_KEY_FILE names, the one in ONWARD_KEY, or that
-    of `onward.key` beside a SQLite store (else in `var`).
+    of `onward.key` beside a SQLite store (else in `var`); what is only in memory has a key of the moment.
     """
-    try:
-        from onward.store.keys import VARIABLE, Keys, installation_key
-    except ModuleNotFoundError as error:
-        raise _missing(error) from None
+    from onward.store.keys import KEY_BYTES, VARIABLE, Keys, installation_key
+
     file = key_file or _named_file()
     if file is None and os.environ.get(VARIABLE):
         return Keys(installation_key())
+    if file is None and url == _MEMORY:
+        return Keys(os.urandom(KEY_BYTES))
     return Keys(installation_key(file or _usual_file(url)))
 
 
@@ -80,10 +79,3 @@ def _usual_file(url: str) -> Path:
 
 def _sqlite_file(url: str) -> Path:
     return Path(url.removeprefix(_SQLITE).partition("?")[0])
-
-
-def _missing(error: ModuleNotFoundError) -> Exception:
-    """The error that says what to install, where it is an optional part that is missing."""
-    if error.name is None or error.name.partition(".")[0] not in _PARTS:
-        return error
-    return MissingExtra(f"this command needs {error.name}", expected="pip install 'onward[decide]'")
