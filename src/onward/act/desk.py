@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
@@ -157,13 +157,20 @@ class Desk:
 
     def _decide(self, tx: Transaction, ruling: Ruling, case: Case, decision_id: str, tenant: str) -> Recorded:
         rules, package, now_s = ruling.rules, ruling.package, self._clock()
-        facts = replace(case.facts, recent=_recent(tx, rules, tenant, now_s))
+        facts = case.facts
         decision = rules.decide(facts)
+        cap = rules.caps.get(decision.outcome)
+        if cap is not None:  # the others need no counting
+            counted = tx.count_outcomes(tenant, rules.name, now_s - cap.per_s, outcomes=(cap.outcome,))
+            facts = replace(facts, recent=dict(counted))
+            if counted.get(cap.outcome, 0) >= cap.at_most:
+                decision = rules.decide(facts)
         entry = record_decision(
             tx, self._keys, decision_id=decision_id, tenant=tenant, entity=case.entity, package=package, rules=rules,
             facts=facts, decision=decision, private_fields=ruling.private, at_s=now_s,
+            is_plain=True,
         )  # fmt: skip
-        if decision.outcome in rules.caps:  # nobody counts the others
+        if decision.outcome in rules.caps:
             tx.note_outcome(tenant, rules.name, decision.outcome, now_s)
         actions: tuple[Taken, ...] = ()
         if decision.actions:
@@ -238,15 +245,6 @@ def taken(decision: Decision, reserved: Sequence[Action], decision_id: str, tena
         for action in states.values()
     ]
     return tuple(found)
-
-
-def _recent(tx: Transaction, rules: Rules, tenant: str, now_s: float) -> Mapping[str, int]:
-    """How often each capped outcome was come to within its cap's time, decisions of this transaction included."""
-    recent = {}
-    for outcome, cap in rules.caps.items():
-        counted = tx.count_outcomes(tenant, rules.name, now_s - cap.per_s, outcomes=(outcome,))
-        recent[outcome] = counted.get(outcome, 0)
-    return recent
 
 
 def _committed(future: Future[Any]) -> None:

@@ -128,9 +128,9 @@ def plain(value: Any, where: str = "") -> Any:
         if math.isfinite(value):
             return value
         raise NotRecordable(where=where, expected="a finite number", found=repr(value))
-    if isinstance(value, Mapping):
+    if kind is dict or isinstance(value, Mapping):
         return {str(name): plain(part, f"{where}.{name}" if where else str(name)) for name, part in value.items()}
-    if isinstance(value, list | tuple):
+    if kind is list or isinstance(value, list | tuple):
         return [plain(part, where) for part in value]
     if isinstance(value, np.ndarray | np.generic):
         return plain(value.tolist(), where)
@@ -166,14 +166,15 @@ def record_decision(
     decision: Decision,
     private_fields: Collection[str],
     at_s: float,
+    is_plain: bool = False,
 ) -> AuditEntry:
-    """Write a decision into the log.
+    """Write a decision into the log. `is_plain`: the facts have been through `plain_facts` already.
 
     `private_fields` names what is private of the input and the answer (`EVERYTHING`: all of it); the profile always
     is. Where any of that is there, all arguments are sealed with it, since they may be made of it; else those that
     the policy declares private. Raises `NotRecordable`, also where there is something to seal and no `keys`.
     """
-    facts = plain_facts(facts)
+    facts = facts if is_plain else plain_facts(facts)
     public, private = _parted(facts, decision, private_fields, rules)
     body: dict[str, Any] = {
         "format": FORMAT,
