@@ -9,20 +9,43 @@ key, and the entity is not named. Knows nothing of how entries are chained or st
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import msgspec
-import numpy as np
 
+from onward.decide.plain import NotRecordable, canonical, plain
 from onward.decide.policy import Facts
 from onward.errors import OnwardError
 from onward.store.records import Action, Approval, ApprovalState, AuditDraft, AuditEntry, Erasure
 from onward.store.store import Reader, Transaction
 from onward.types import ActionCall, Decision, PackageId
+
+__all__ = [
+    "DECISION",
+    "EVERYTHING",
+    "FORMAT",
+    "HiddenDecision",
+    "NotRecordable",
+    "RecordedDecision",
+    "RuleSet",
+    "Sealer",
+    "UnreadableEntry",
+    "canonical",
+    "note_action",
+    "note_approval",
+    "note_denied",
+    "note_erasure",
+    "note_kill_switch",
+    "plain",
+    "plain_decision",
+    "plain_facts",
+    "read_body",
+    "read_decision",
+    "record_decision",
+]
 
 FORMAT = 1
 """The format of the bodies; a reader refuses a newer one."""
@@ -30,14 +53,6 @@ DECISION = "decision"
 EVERYTHING = "*"
 """As a private field: all of the input and the answer is private."""
 _SHOWN_CHARACTERS = 500
-
-
-class NotRecordable(OnwardError):
-    """A value cannot be kept in the audit log, so nothing may be decided on it."""
-
-    code = "NOT_RECORDABLE"
-    status = 400
-    exit_code = 65
 
 
 class UnreadableEntry(OnwardError):
@@ -106,39 +121,6 @@ class HiddenDecision:
     policy: str
     outcome: str
     erased: bool
-
-
-def canonical(value: Any) -> bytes:
-    """Canonical JSON of a plain value (see `plain`)."""
-    try:
-        return msgspec.json.encode(value, order="deterministic")
-    except (UnicodeEncodeError, TypeError, OverflowError) as error:
-        raise NotRecordable(found=str(error)) from None
-
-
-def plain(value: Any, where: str = "") -> Any:
-    """The value as JSON carries it: numpy becomes Python, bytes (files) their SHA-256 and size.
-
-    Raises `NotRecordable` for NaN and infinity, which JSON does not have, and for objects of other kinds.
-    """
-    kind = type(value)
-    if kind is str or kind is int or kind is bool or value is None:
-        return value
-    if kind is float:
-        if math.isfinite(value):
-            return value
-        raise NotRecordable(where=where, expected="a finite number", found=repr(value))
-    if kind is dict or isinstance(value, Mapping):
-        return {str(name): plain(part, f"{where}.{name}" if where else str(name)) for name, part in value.items()}
-    if kind is list or isinstance(value, list | tuple):
-        return [plain(part, where) for part in value]
-    if isinstance(value, np.ndarray | np.generic):
-        return plain(value.tolist(), where)
-    if isinstance(value, bytes | bytearray | memoryview):
-        return {"sha256": hashlib.sha256(value).hexdigest(), "size": len(value)}
-    if isinstance(value, str | int | float):  # of a subclass
-        return plain(next(base(value) for base in (str, int, float) if isinstance(value, base)), where)
-    raise NotRecordable(where=where, expected="what JSON can carry", found=kind.__name__)
 
 
 def plain_facts(facts: Facts) -> Facts:
@@ -318,19 +300,17 @@ def _parted(
     facts: Facts, decision: Decision, private_fields: Collection[str], rules: RuleSet
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """What may be read of a decision, and what is to be sealed: parts that `_joined` puts together again."""
-    everything = EVERYTHING in private_fields
     private: dict[str, Any] = {}
-    shown: dict[str, Any] = {}
-    for part, values in (("input", facts.input), ("answer", facts.answer), ("profile", facts.profile)):
-        hidden = {
-            name: value
-            for name, value in (values or {}).items()
-            if everything or part == "profile" or name in private_fields
-        }
-        if hidden:
-            private[part] = hidden
-        if part != "profile":
-            shown[part] = None if values is None else {k: v for k, v in values.items() if k not in hidden}
+    shown: dict[str, Any] = {"input": facts.input, "answer": facts.answer}
+    if private_fields:
+        everything = EVERYTHING in private_fields
+        for part, values in tuple(shown.items()):
+            hidden = {name: value for name, value in (values or {}).items() if everything or name in private_fields}
+            if hidden:
+                private[part] = hidden
+                shown[part] = {name: value for name, value in values.items() if name not in hidden}
+    if facts.profile:
+        private["profile"] = facts.profile
     decided = plain_decision(decision)
     hide_all = bool(private)
     if hide_all and decided["arguments"]:

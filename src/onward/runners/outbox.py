@@ -81,7 +81,8 @@ def show_action(action_id: str, store_url: str, *, key_file: Path | None, as_jso
         print_json(report)
         return
     shown = {name: value for name, value in report.items() if name not in ("payload", "approvals", "history")}
-    print_table("", ("", ""), [(name, value) for name, value in shown.items() if value not in ("", None)])
+    print_table("", ("", ""), [(name, moment(value) if name.endswith("_s") else value)
+                          for name, value in shown.items() if value not in ("", None)])  # fmt: skip
     _print_payload(payload)
     for part, columns in (("approvals", ("approval_id", "state", "decided_by", "note")),
                           ("history", ("sequence", "at", "kind", "what"))):  # fmt: skip
