@@ -2,7 +2,7 @@
 written together or not at all.
 
 Knows nothing of databases, threads or clocks: ids and times are the caller's. Calls are synchronous; `serve` makes
-them on the store's writer thread. All implementations pass `tests/unit/store/test_contract.py`.
+them on the store's writer thread. All implementations pass `tests/unit/store/test_contract*.py`.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from onward.store.sql.database import SqlStore
 from onward.store.store import InvalidRecord, Store, StoreUnavailable
 from onward.store.tables import Migration
 from onward.store.writer import Writer
-from tests.unit.store.test_contract import audit, draft, event
+from tests.unit.store.samples import audit, draft, event
 
 DATABASES = ("sqlite", "postgresql")
 databases = pytest.mark.parametrize("url", DATABASES, indirect=True)

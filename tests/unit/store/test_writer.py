@@ -18,7 +18,7 @@ from onward.store.sql import open_store
 from onward.store.store import Conflict, Store, StoreUnavailable, Transaction
 from onward.store.writer import Writer
 from tests.postgres import Postgres
-from tests.unit.store.test_contract import approval, audit, draft, event
+from tests.unit.store.samples import approval, audit, draft, event
 
 
 @pytest.fixture

@@ -51,6 +51,11 @@ class SqlTransaction(OutboxWrites, PeopleWrites):
         self._mark: tuple[int, int, int] | None = None
         self._before: Pending | None = None
 
+    def end(self) -> bool:
+        """See `PeopleWrites`."""
+        self._pending, self._knows_last, self._switches = Pending(), False, None
+        return super().end()
+
     @contextmanager
     def savepoint(self) -> Iterator[None]:
         """See `Transaction`. Costs the database nothing unless the block writes more than what can wait."""
@@ -174,4 +179,5 @@ class SqlTransaction(OutboxWrites, PeopleWrites):
         """See `Transaction`."""
         for name, text in (("tenant", tenant), ("policy", policy), ("outcome", outcome)):
             valid_text(name, text)
-        self._pending.outcomes.append((tenant, policy, outcome, valid_time("at_s", at_s)))
+        if not self._session.broken:
+            self._pending.outcomes.append((tenant, policy, outcome, valid_time("at_s", at_s)))
