@@ -282,11 +282,12 @@ def seal_payload(tx: Transaction, draft: ActionDraft, keys: Keys | None, entity:
 
 
 class PayloadGone(Exception):
-    """The payload cannot be read: `code` is ERASED, NO_KEYS or PAYLOAD_CHANGED."""
+    """The payload cannot be read: `code` is ERASED or PAYLOAD_CHANGED, or NO_KEYS or KEY_UNUSABLE (`curable`)."""
 
-    def __init__(self, code: str) -> None:
+    def __init__(self, code: str, *, curable: bool = False) -> None:
         super().__init__(code)
         self.code = code
+        self.curable = curable
 
 
 def open_payload(tx: Transaction, draft: ActionDraft, keys: Keys | None) -> bytes:
@@ -299,10 +300,14 @@ def open_payload(tx: Transaction, draft: ActionDraft, keys: Keys | None) -> byte
     if key is None or key.destroyed_s is not None:
         raise PayloadGone("ERASED")
     if keys is None:
-        raise PayloadGone("NO_KEYS")
-    payload = keys.open(tx, draft.key_id, draft.payload)
+        raise PayloadGone("NO_KEYS", curable=True)
+    try:
+        payload = keys.open(tx, draft.key_id, draft.payload)
+        digest = "" if payload is None else keys.digest(tx, key.tenant, key.entity, payload)
+    except OnwardError as error:
+        raise PayloadGone(error.code, curable=True) from error
     if payload is None:
         raise PayloadGone("ERASED")
-    if keys.digest(tx, key.tenant, key.entity, payload) != draft.payload_digest:
+    if digest != draft.payload_digest:
         raise PayloadGone("PAYLOAD_CHANGED")
     return payload

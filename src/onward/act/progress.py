@@ -26,6 +26,8 @@ WHEN_STOPPED_S = 5.0
 """How soon an action is looked at again that the kill switch stopped after it was leased."""
 PUT_BACK = ("BUSY", "LEASE_TOO_OLD")
 """Errors of an action that was begun and put back without a try."""
+WHEN_UNREADABLE_S = 60.0
+"""How soon an action is tried again whose payload this relay has no key for."""
 _PENDING = "action.pending"
 _EXECUTING = "action.executing"
 _DEAD = "action.dead"
@@ -52,7 +54,10 @@ class Progress:
         try:
             order = order_of(tx, action, self.keys)
         except PayloadGone as gone:
-            self._die(tx, action, now_s, gone.code, package="")
+            if gone.curable:  # this relay was not given the key; the action is not to blame
+                self.put_back(tx, action, now_s, wait_s=WHEN_UNREADABLE_S, error=gone.code)
+            else:
+                self._die(tx, action, now_s, gone.code, package="")
             return None
         target = self.targets.find(draft.name, order.package)
         if target is None:

@@ -66,6 +66,15 @@ class RelayOptions:
     seed: int | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """A leased action, its place in a lane if it has one already, and when leasing began on our own clock."""
+
+    action: Action
+    lane: Lane | None
+    begun_s: float
+
+
 class Relay:
     """Empties the outbox of a store into the targets.
 
@@ -113,8 +122,8 @@ class Relay:
             leased = self._lease(now_s, limit=1)
             if not leased:
                 break
-            for action in leased:
-                self._perform(action, time.monotonic(), lambda: now_s)
+            for lease in leased:
+                self._perform(lease, lambda: now_s)
                 count += 1
         return count
 
@@ -177,19 +186,18 @@ class Relay:
             free = min(self.lanes.places, _MAX_THREADS) - self._in_flight
         if free <= 0 or pool is None:
             return self.options.poll_s
-        leased_at_s = time.monotonic()
-        for action in self._lease(time.time(), limit=free):
+        for lease in self._lease(time.time(), limit=free):
             with self._counting:
                 self._in_flight += 1
-            pool.submit(self._work, action, leased_at_s)
+            pool.submit(self._work, lease)
         return self.options.poll_s
 
-    def _work(self, action: Action, leased_at_s: float) -> None:
+    def _work(self, lease: Lease) -> None:
         try:
-            self._perform(action, leased_at_s, time.time)
+            self._perform(lease, time.time)
         except Exception:
             # The lease runs out, and what is known then decides.
-            _log.exception("action %s could not be carried on", action.draft.action_id)
+            _log.exception("action %s could not be carried on", lease.action.draft.action_id)
         finally:
             with self._counting:
                 self._in_flight -= 1
@@ -204,8 +212,9 @@ class Relay:
         if self._commit(lambda tx: self._progress.settle(tx, now_s)):
             crash.point("relay.settled")
 
-    def _lease(self, now_s: float, *, limit: int) -> list[Action]:
+    def _lease(self, now_s: float, *, limit: int) -> list[Lease]:
         """Take what is due and has room, longest due first within each name; all of it in one transaction."""
+        begun_s = time.monotonic()
 
         def lease(tx: Transaction) -> list[Action]:
             off = stopped(tx)
@@ -226,26 +235,27 @@ class Relay:
         leased = self._commit(lease)
         if leased:
             crash.point("relay.leased")
-        return leased
+        return [Lease(action=action, lane=self._place(action, now_s), begun_s=begun_s) for action in leased]
 
-    def _perform(self, action: Action, leased_at_s: float, clock: Callable[[], float]) -> None:
-        """Carry out one leased action."""
+    def _place(self, action: Action, now_s: float) -> Lane | None:
+        """A place for a leased action, where its name alone says in which lane. Taken now, so that nobody else does."""
         lane = self.lanes.only(action.draft.name)
-        if lane is not None and not lane.enter(clock()):
-            self._commit(lambda tx: self._progress.put_back(tx, action, clock(), wait_s=_BUSY_WAIT_S, error="BUSY"))
-            return
+        return lane if lane is not None and lane.enter(now_s) else None
+
+    def _perform(self, lease: Lease, clock: Callable[[], float]) -> None:
+        """Carry out one leased action."""
+        action, lane = lease.action, lease.lane
         outcome: Outcome | None = None
         try:
             order = self._begin(action, clock)
             if order is None:
                 return
             if lane is None:  # which of the action's lanes it is, only its payload says
-                lane = self.lanes.find(order.name, order.package)
-                if lane is None or not lane.enter(clock()):
-                    lane = None
+                found = self.lanes.find(order.name, order.package)
+                lane = found if found is not None and found.enter(clock()) else None
             if lane is not None:
                 crash.point("relay.executing")
-                outcome = self._execute(lane, order, leased_at_s)
+                outcome = self._execute(lane, order, lease.begun_s)
                 crash.point("relay.answered")
         finally:
             if lane is not None:

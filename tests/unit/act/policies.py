@@ -1,19 +1,11 @@
-"""A real policy with actions, and keys that really encrypt, for the tests of `act`."""
+"""A real policy with actions, and the keys that seal for them, for the tests of `act`."""
 
 from __future__ import annotations
-
-import hashlib
-import hmac
-import os
-from typing import Any
-
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from onward.decide.policy import Facts
 from onward.decide.rules import Rules, parse_policy
 from onward.package.manifest import parse_manifest
-from onward.store.records import EntityKey
-from onward.store.store import Reader, Transaction
+from onward.store.keys import Keys
 from onward.types import PackageId
 
 PACKAGE = PackageId(name="fraud", version="1", digest="d")
@@ -104,30 +96,6 @@ def facts(amount: float = 20.0, *, card: str = "c1", note: str = "", refunds: in
     )
 
 
-class TestKeys:
-    """One AES-256-GCM key for each entity, as `onward.store.keys` keeps them, with the master key left out."""
-
-    __test__ = False
-
-    def seal(self, tx: Transaction, tenant: str, entity: str, data: bytes, /) -> tuple[str, bytes]:
-        key = self._key(tx, tenant, entity)
-        nonce = os.urandom(12)
-        return key.key_id, nonce + AESGCM(key.wrapped).encrypt(nonce, data, key.key_id.encode())
-
-    def open(self, reader: Reader, key_id: str, sealed: bytes, /) -> bytes | None:
-        key = reader.key(key_id)
-        if key is None or key.destroyed_s is not None:
-            return None
-        return AESGCM(key.wrapped).decrypt(sealed[:12], sealed[12:], key_id.encode())
-
-    def digest(self, tx: Transaction, tenant: str, entity: str, data: bytes, /) -> str:
-        return hmac.new(self._key(tx, tenant, entity).wrapped, data, hashlib.sha256).hexdigest()
-
-    @staticmethod
-    def _key(tx: Any, tenant: str, entity: str) -> EntityKey:
-        key = tx.key_of(tenant, entity)
-        if key is None:
-            wrapped = AESGCM.generate_key(256)
-            key = EntityKey(key_id=os.urandom(8).hex(), tenant=tenant, entity=entity, wrapped=wrapped, created_s=0.0)
-            tx.add_key(key)
-        return key
+def keys_of_test() -> Keys:
+    """Keys under an installation key that is the same for all of a test."""
+    return Keys(bytes(range(32)))

@@ -18,7 +18,7 @@ from onward.store.records import Action, ActionState, ApprovalState
 from onward.store.store import Conflict
 from tests.unit.act.outboxes import draft, kinds, target, targets
 from tests.unit.act.outboxes import reserve as put
-from tests.unit.act.policies import PACKAGE, TestKeys, facts, rules
+from tests.unit.act.policies import PACKAGE, facts, keys_of_test, rules
 from tests.unit.act.test_outbox import Ear
 
 RULES = rules()
@@ -36,7 +36,7 @@ def hold(store: MemoryStore) -> Action:
     some = facts(51.0)
     made = plan(RULES, ALLOWED, RULES.decide(some), some, decision_id="d1", tenant="t", package=PACKAGE, at_s=5.0)
     with store.transaction() as tx:
-        return reserve(tx, made, at_s=5.0, keys=TestKeys(), entity="c1")[0]
+        return reserve(tx, made, at_s=5.0, keys=keys_of_test(), entity="c1")[0]
 
 
 def decide(store: MemoryStore, hold: Action, *, granted: bool = True, **more: Any) -> None:
@@ -51,7 +51,7 @@ def worked(store: MemoryStore, now_s: float = 20.0) -> list[str]:
     """The names of what a relay sends."""
     ear = Ear()
     relay = Relay(
-        store, ALLOWED, keys=TestKeys(), executors=dict.fromkeys(ALLOWED.names, ear), options=RelayOptions(seed=1)
+        store, ALLOWED, keys=keys_of_test(), executors=dict.fromkeys(ALLOWED.names, ear), options=RelayOptions(seed=1)
     )
     relay.run_once(now_s)
     return [order.name for order in ear.orders]
@@ -113,7 +113,7 @@ def test_an_approval_that_nobody_gives_expires_and_the_log_says_so(store: Memory
 
 
 def test_a_sealed_payload_is_shown_only_with_the_keys(store: MemoryStore) -> None:
-    some, keys = facts(51.0), TestKeys()
+    some, keys = facts(51.0), keys_of_test()
     made = plan(
         RULES, ALLOWED, RULES.decide(some), some, decision_id="d1", tenant="t", package=PACKAGE, at_s=5.0, private=True
     )
@@ -172,7 +172,9 @@ def test_a_person_moves_an_action_only_from_where_that_makes_sense_and_with_a_na
 
 def undo(store: MemoryStore, action: Action) -> Action:
     with store.transaction() as tx:
-        return person.compensate(tx, "t", action.draft.action_id, targets=ALLOWED, keys=TestKeys(), by="ada", now_s=4.0)
+        return person.compensate(
+            tx, "t", action.draft.action_id, targets=ALLOWED, keys=keys_of_test(), by="ada", now_s=4.0
+        )
 
 
 def test_a_person_undoes_what_is_done_once_with_the_same_arguments(store: MemoryStore) -> None:
@@ -193,7 +195,7 @@ def test_what_is_not_done_cannot_be_undone(store: MemoryStore, state: ActionStat
 
 
 def test_the_compensation_of_a_sealed_action_is_sealed_too(store: MemoryStore) -> None:
-    some, keys = facts(20.0), TestKeys()
+    some, keys = facts(20.0), keys_of_test()
     made = plan(
         RULES, ALLOWED, RULES.decide(some), some, decision_id="d1", tenant="t", package=PACKAGE, at_s=5.0, private=True
     )

@@ -13,12 +13,13 @@ from onward.act.outbox import MAX_ACTIONS, Plan, plan, reserve
 from onward.act.relay import Relay
 from onward.act.targets import Queue, Targets
 from onward.decide.policy import Facts
+from onward.store.keys import Keys
 from onward.store.memory import MemoryStore
 from onward.store.records import Action, ActionState
 from onward.store.store import Conflict
 from onward.types import ActionCall, Decision
 from tests.unit.act.outboxes import kinds, target, targets
-from tests.unit.act.policies import PACKAGE, TestKeys, facts, rules
+from tests.unit.act.policies import PACKAGE, facts, keys_of_test, rules
 
 RULES = rules()
 ALLOWED = targets(*(target(Queue(), name) for name in ("hold", "tell", "release", "refund")))
@@ -31,7 +32,7 @@ def planned(some: Facts, allowed: Targets = ALLOWED, *, decision: Decision | Non
 
 def written(store: MemoryStore, made: Plan, **more: Any) -> list[Action]:
     with store.transaction() as tx:
-        return reserve(tx, made, at_s=5.0, **{"keys": TestKeys(), "entity": "c1", **more})
+        return reserve(tx, made, at_s=5.0, **{"keys": keys_of_test(), "entity": "c1", **more})
 
 
 def calls(*names: str) -> Decision:
@@ -170,7 +171,7 @@ class Ear:
 
 
 def test_private_arguments_lie_sealed_in_the_outbox_and_reach_the_target_in_the_clear() -> None:
-    store, ear, keys = MemoryStore(), Ear(), TestKeys()
+    store, ear, keys = MemoryStore(), Ear(), keys_of_test()
     hold, tell = written(store, planned(facts()), keys=keys)
     assert (hold.draft.key_id, bool(tell.draft.key_id)) == ("", True)
     assert b"c1" not in tell.draft.payload
@@ -190,11 +191,25 @@ def test_after_an_erasure_a_sealed_action_is_not_sent() -> None:
     assert b"c1" not in action.draft.payload
     with store.transaction() as tx:
         tx.erase_entity("t", "c1", 6.0)
-    Relay(store, ALLOWED, keys=TestKeys(), executors=dict.fromkeys(ALLOWED.names, ear)).run_once(10.0)
+    Relay(store, ALLOWED, keys=keys_of_test(), executors=dict.fromkeys(ALLOWED.names, ear)).run_once(10.0)
     with store.snapshot() as reader:
         found = reader.action(action.draft.action_id)
     assert found is not None
     assert (found.state, found.error, ear.orders) == (ActionState.DEAD, "ERASED", [])
+
+
+@pytest.mark.parametrize("keys", [None, Keys(bytes(32))])
+def test_a_relay_without_the_right_key_leaves_the_action_for_one_that_has_it(keys: Keys | None) -> None:
+    store, ear = MemoryStore(), Ear()
+    [action] = written(store, planned(facts(), private=True, decision=calls("hold")))
+    executors = dict.fromkeys(ALLOWED.names, ear)
+    Relay(store, ALLOWED, keys=keys, executors=executors).run_once(10.0)
+    with store.snapshot() as reader:
+        found = reader.action(action.draft.action_id)
+    assert found is not None and found.state is ActionState.PENDING
+    assert (found.error, ear.orders) == ("KEY_UNUSABLE" if keys else "NO_KEYS", [])
+    Relay(store, ALLOWED, keys=keys_of_test(), executors=executors).run_once(100.0)
+    assert [order.arguments["card"] for order in ear.orders] == ["c1"]
 
 
 def test_private_arguments_without_keys_are_an_error_and_nothing_is_written() -> None:

@@ -280,7 +280,7 @@ def test_a_switch_turned_on_between_lease_and_begin_still_stops_the_action() -> 
     [leased] = each._lease(1.0, limit=1)
     with store.transaction() as tx:
         kill.turn(tx, on=True, by="ada", at_s=1.0)
-    each._perform(leased, time.monotonic(), lambda: 1.0)
+    each._perform(leased, lambda: 1.0)
     assert (state(store, hold), script.orders) == (ActionState.PENDING, [])
 
 
@@ -307,6 +307,17 @@ def test_an_open_breaker_leases_nothing_for_that_target_and_lets_the_other_one_w
     assert {state(store, hold) for hold in holds} == {ActionState.PENDING}
 
 
+def test_with_a_lane_for_each_package_the_payload_says_which_it_is() -> None:
+    store, holds = MemoryStore(), [draft(decision=f"d{number}") for number in range(3)]
+    reserve(store, *holds)
+    script = Script(lambda order: done())
+    allowed = targets(*(target(Queue(), packages=(package,), concurrency=1) for package in ("fraud", "other")))
+    each = Relay(store, allowed, executors={"hold": script}, owner="r")
+    each.run_once(1.0)
+    assert [state(store, hold) for hold in holds] == [ActionState.DONE] * 3
+    assert each.lanes.room(1.0) == {"hold": 2}
+
+
 def test_a_lost_lease_is_noticed_before_anything_is_sent() -> None:
     store, hold = MemoryStore(), draft()
     reserve(store, hold)
@@ -315,7 +326,7 @@ def test_a_lost_lease_is_noticed_before_anything_is_sent() -> None:
     [leased] = first._lease(1.0, limit=1)
     second.run_once(1000.0)  # the lease has run out; another takes the action and does it
     assert state(store, hold) is ActionState.DONE
-    first._perform(leased, time.monotonic(), lambda: 1001.0)
+    first._perform(leased, lambda: 1001.0)
     assert script.orders == []
 
 
@@ -324,7 +335,7 @@ def test_a_process_that_was_held_up_after_its_lease_does_not_send() -> None:
     reserve(store, hold)
     each, script = scripted(store, lambda order: done())
     [leased] = each._lease(1.0, limit=1)
-    each._perform(leased, time.monotonic() - 31.0, lambda: 2.0)
+    each._perform(replace(leased, begun_s=leased.begun_s - 31.0), lambda: 2.0)
     assert (state(store, hold), script.orders) == (ActionState.PENDING, [])
     each.run_once(10.0)
     assert state(store, hold) is ActionState.DONE
@@ -392,6 +403,9 @@ def test_in_threads_no_target_gets_more_at_once_than_it_takes_and_everything_is_
     keys = [order.idempotency_key for _, script in relays_and_scripts for order in script.orders]
     assert sorted(keys) == sorted(each.idempotency_key for each in drafts)
     assert all(script.most <= 3 for _, script in relays_and_scripts)
+    assert {kind for each in drafts for kind in kinds(store, each.action_id)} == {
+        "action.leased", "action.executing", "action.done",
+    }  # fmt: skip
 
 
 def test_a_started_relay_reacts_to_wake_without_waiting_for_its_poll() -> None:
