@@ -26,6 +26,7 @@ from PIL import Image
 from onward.package.assembly import assemble
 from onward.package.examples import Example, write_examples
 from tests import packages
+from tests.postgres import postgres, postgres_url  # noqa: F401
 
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 30.0

@@ -148,11 +148,11 @@ def write_package(folder: Path, policy: str = POLICY) -> None:
 class Place:
     """Where one installation keeps its things, and the options that say so."""
 
-    def __init__(self, folder: Path, target: Target) -> None:
+    def __init__(self, folder: Path, target: Target, *, url: str = "") -> None:
         self.store = folder / "var" / "onward.db"
         actions = folder / "actions.toml"
         actions.write_text("format = 1\n" + "".join(target_toml(name, target) for name in ("hold", "pay")), "utf-8")
-        self.options = ("--store", f"sqlite:///{self.store}", "--actions", str(actions))
+        self.options = ("--store", url or f"sqlite:///{self.store}", "--actions", str(actions))
         self.options += ("--key-file", str(folder / "key"))
 
 
