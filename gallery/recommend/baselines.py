@@ -99,18 +99,18 @@ def implicit_als(
     films = random.normal(0.0, 0.01, (x.shape[1], factors))
     by_film = sparse.csr_matrix(x.T)
     for _ in range(rounds):
-        people = _solve(x, films, ridge=ridge, alpha=alpha)
-        films = _solve(by_film, people, ridge=ridge, alpha=alpha)
+        people = best_factors(x, films, ridge=ridge, alpha=alpha)
+        films = best_factors(by_film, people, ridge=ridge, alpha=alpha)
 
     def rank(case: Case) -> Floats:
         row = sparse.csr_matrix(taste(case, len(films), positive_stars=positive_stars))
-        scores: Floats = films @ _solve(row, films, ridge=ridge, alpha=alpha)[0]
+        scores: Floats = films @ best_factors(row, films, ridge=ridge, alpha=alpha)[0]
         return scores
 
     return rank
 
 
-def _solve(x: sparse.csr_matrix, other: Floats, *, ridge: float, alpha: float) -> Floats:
+def best_factors(x: sparse.csr_matrix, other: Floats, *, ridge: float, alpha: float) -> Floats:
     """One half of a round: the best factors of each row of `x`, given those of its columns."""
     gram = other.T @ other + ridge * np.eye(other.shape[1])
     found = np.zeros((x.shape[0], other.shape[1]))

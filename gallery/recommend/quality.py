@@ -48,7 +48,8 @@ TRIED: Mapping[str, Mapping[str, Sequence[Any]]] = {
     },
     "EASE": {"positive_stars": (0.5, 3.5, 4.0), "ridge": (50, 100, 200, 300, 500, 1000, 2000)},
     "implicit ALS": {
-        "positive_stars": (0.5, 3.5, 4.0), "factors": (8, 16, 32, 64), "ridge": (3, 10, 30), "alpha": (0.3, 1, 3),
+        "positive_stars": (0.5, 3.5, 4.0), "factors": (16, 32, 64, 96, 128), "ridge": (3, 10, 30),
+        "alpha": (0.03, 0.1, 0.3, 1, 3),
         "rounds": (10,),
     },
     SHIPPED: {
@@ -58,9 +59,9 @@ TRIED: Mapping[str, Mapping[str, Sequence[Any]]] = {
 }  # fmt: skip
 CHOSEN: Mapping[str, Mapping[str, Any]] = {
     "popularity": {"positive_stars": 4.0, "half_life_days": 180},
-    "ItemKNN": {"positive_stars": 4.0, "neighbours": 10_000, "shrink": 50, "idf": False},
+    "ItemKNN": {"positive_stars": 3.5, "neighbours": 10_000, "shrink": 50, "idf": False},
     "EASE": {"positive_stars": 4.0, "ridge": 200},
-    "implicit ALS": {"positive_stars": 4.0, "factors": 32, "ridge": 10, "alpha": 1, "rounds": 10},
+    "implicit ALS": {"positive_stars": 4.0, "factors": 96, "ridge": 10, "alpha": 0.1, "rounds": 10},
     SHIPPED: {},
 }
 

@@ -35,7 +35,8 @@ class Recipe:
 
     positive_stars: from which rating on a film was liked. person_half_life_years: see above. ridge: EASE's.
     genre_weight: how much a genre counts as a person. popular_half_life_days, popular: of popularity and its share.
-    genre: the share of the genre preference. history_half: after how many later films one in the history counts half.
+    genre: the share of the genre preference, as much as popularity. history_half: after how many later films one in
+        the history counts half. shrink: of the likeness, in units of a vector's length (0.05 is usual).
     """
 
     positive_stars: float = 3.5
@@ -45,7 +46,7 @@ class Recipe:
     rank: int = 96
     popular_half_life_days: float = 180.0
     popular: float = 0.07
-    genre: float = 0.05
+    genre: float = 0.07
     history_half: float = 40.0
     shrink: float = 0.03
 
