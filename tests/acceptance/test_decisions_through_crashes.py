@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import resource
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -98,6 +101,33 @@ def test_a_store_that_is_away_refuses_decisions_and_the_server_lives_on(
         assert client.post("/v2/models/tiny/infer", json={"inputs": [tensor]}).status_code == 200
         place.store.parent.unlink()
         until(lambda: client.post("/models/tiny", json={"x": SMALL}).status_code == 200)
+
+
+def test_a_full_disk_refuses_decisions_and_loses_none_that_was_told(
+    repository: Path, tmp_path: Path, target: Target
+) -> None:
+    place = Place(tmp_path, target)
+    told: list[str] = []
+    with serving(repository, *place.options) as server, httpx.Client(base_url=server.url, timeout=60) as client:
+        told.append(asked(client, SMALL)["decision"]["decision_id"])
+        # Beyond this size no file of the process can grow, as if the disk were full.
+        largest = max(path.stat().st_size for path in place.store.parent.iterdir())
+        resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (largest + 100_000, resource.RLIM_INFINITY))
+        for _ in range(500):
+            response = client.post("/models/tiny", json={"x": SMALL})
+            if response.status_code != 200:
+                break
+            told.append(response.json()["decision"]["decision_id"])
+        assert (response.status_code, response.json()["code"]) == (503, "STORE_UNAVAILABLE") and len(told) > 5
+        assert client.post("/models/plain", json={"x": SMALL}).status_code == 200
+        resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        until(lambda: client.post("/models/tiny", json={"x": SMALL}).status_code == 200)
+        for decision_id in told:
+            assert client.get(f"/decisions/{decision_id}").status_code == 200
+    done = subprocess.run(
+        [sys.executable, "-m", "onward", "audit", "verify", *place.options[:2]], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_sigterm_answers_what_is_under_way_and_finishes_what_it_does(
