@@ -176,7 +176,7 @@ def behave(key: str, earlier: int) -> str:
     name = key.split(":")[1]
     if name == "bad":
         return "422"
-    return {"plain": "ok", "later": "503 later", "cut": "cut after"}[name] if earlier == 0 else "ok"
+    return {"plain": "ok", "later": "503 soon", "cut": "cut after"}[name] if earlier == 0 else "ok"
 
 
 def outcome_is_right(store: Store, receiver: Receiver, drafts: list[ActionDraft]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from onward.act.ledger import Ledger
-from onward.act.outbox import Keys, action_id_of, canonical, digest_of, open_payload, seal_payload
+from onward.act.outbox import Keys, PayloadGone, action_id_of, canonical, digest_of, open_payload, seal_payload
 from onward.act.targets import Target, Targets
 from onward.errors import OnwardError
 from onward.store.records import Action, ActionDraft, ActionState
@@ -91,11 +91,29 @@ def spoiled_by(tx: Transaction, action: Action, target: Target) -> Action | None
     return None
 
 
-def done_before(tx: Transaction, dead: Action, targets: Targets, package: str) -> list[Action]:
-    """The finished actions of the same decision that must not stand now that this one is dead."""
-    spoiled = []
+def undo_spoiled(
+    tx: Transaction, dead: Action, *, targets: Targets, keys: Keys | None, now_s: float, ledger: Ledger
+) -> list[Action]:
+    """Compensate the finished actions of the same decision that must not stand now that this one is dead.
+
+    Where one cannot be undone it stays as it is, and the log says why.
+    """
+    undone = []
     for sibling in tx.actions_of(dead.draft.decision_id):
-        target = targets.find(sibling.draft.name, package)
-        if sibling.state is ActionState.DONE and target is not None and dead.draft.name in target.undone_by:
-            spoiled.append(sibling)
-    return spoiled
+        if sibling.state is not ActionState.DONE or not _names(targets, sibling, dead):
+            continue
+        try:
+            package = package_of(msgspec.json.decode(open_payload(tx, sibling.draft, keys)))
+            target = targets.find(sibling.draft.name, package)
+            if target is not None and dead.draft.name in target.undone_by:
+                undone.append(compensate(tx, sibling, targets=targets, keys=keys, now_s=now_s, ledger=ledger))
+        except (NotCompensable, PayloadGone) as error:
+            ledger.note_action(tx, sibling, at_s=now_s, note=f"cannot be undone: {error.code}")
+    return undone
+
+
+def _names(targets: Targets, sibling: Action, dead: Action) -> bool:
+    """Whether some target of the sibling names the dead one: most decisions need no payload opened."""
+    return any(
+        target.action == sibling.draft.name and dead.draft.name in target.undone_by for target in targets.targets
+    )

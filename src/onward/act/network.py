@@ -14,7 +14,12 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
-import httpcore
+from onward.errors import MissingExtra
+
+try:
+    import httpcore
+except ImportError as missing:
+    raise MissingExtra("actions over HTTP need httpcore: pip install 'onward[decide]'") from missing
 
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 Resolve: TypeAlias = Callable[[str, int], list[str]]

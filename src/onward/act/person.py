@@ -6,6 +6,7 @@ Every call raises `Conflict` for an action that does not exist, is another tenan
 from __future__ import annotations
 
 from onward.act.compensation import compensate as undo
+from onward.act.compensation import undo_spoiled
 from onward.act.ledger import Ledger, audit_ledger
 from onward.act.outbox import Keys
 from onward.act.targets import Targets
@@ -36,14 +37,22 @@ def discard(
     by: str,
     now_s: float,
     note: str = "",
+    targets: Targets | None = None,
+    keys: Keys | None = None,
     ledger: Ledger | None = None,
 ) -> Action:
-    """Give an action up that has not begun, or whose outcome is unknown: it becomes DEAD."""
+    """Give an action up that has not begun, or whose outcome is unknown: it becomes DEAD.
+
+    With `targets`, what names it in `undone_by` is compensated, as when it dies by itself.
+    """
     allowed = (ActionState.PENDING, ActionState.UNKNOWN)
-    return _move(
+    dead = _move(
         tx, tenant, action_id, ActionState.DEAD, allowed, by=by, now_s=now_s, note=note, ledger=ledger,
         error="DISCARDED",
     )  # fmt: skip
+    if targets is not None:
+        undo_spoiled(tx, dead, targets=targets, keys=keys, now_s=now_s, ledger=ledger or audit_ledger())
+    return dead
 
 
 def confirm(

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from onward.act import crash
-from onward.act.compensation import NotCompensable, compensate, done_before, package_of, spoiled_by
+from onward.act.compensation import NotCompensable, compensate, package_of, spoiled_by, undo_spoiled
 from onward.act.executor import Order, Outcome, Verdict
 from onward.act.kill import stopped
 from onward.act.ledger import Ledger
@@ -57,15 +57,15 @@ class Progress:
             if gone.curable:  # this relay was not given the key; the action is not to blame
                 self.put_back(tx, action, now_s, wait_s=WHEN_UNREADABLE_S, error=gone.code)
             else:
-                self._die(tx, action, now_s, gone.code, package="")
+                self._die(tx, action, now_s, gone.code)
             return None
         target = self.targets.find(draft.name, order.package)
         if target is None:
-            self._die(tx, action, now_s, "PACKAGE_NOT_ALLOWED", package=order.package)
+            self._die(tx, action, now_s, "PACKAGE_NOT_ALLOWED")
             return None
         spoiled = spoiled_by(tx, action, target)
         if spoiled is not None:
-            self._die(tx, action, now_s, f"UNDONE_BY_{spoiled.draft.action_id}", package=order.package)
+            self._die(tx, action, now_s, f"UNDONE_BY_{spoiled.draft.action_id}")
             return None
         self._move(tx, action, ActionState.EXECUTING, now_s)
         crash.point("relay.beginning")
@@ -75,19 +75,17 @@ class Progress:
         """Return a lease unused."""
         return self._move(tx, action, ActionState.PENDING, now_s, available_s=now_s + wait_s, error=error)
 
-    def finish(
-        self, tx: Transaction, action: Action, order: Order, target: Target, outcome: Outcome, now_s: float
-    ) -> Action:
+    def finish(self, tx: Transaction, action: Action, target: Target, outcome: Outcome, now_s: float) -> Action:
         """Write what became of a try, or of a status query. Raises `Conflict` where another try has begun since."""
         match outcome.verdict:
             case Verdict.DONE:
                 finished = self._done(tx, action, target, outcome, now_s)
             case Verdict.FAILED:
-                finished = self._die(tx, action, now_s, outcome.error, package=order.package)
+                finished = self._die(tx, action, now_s, outcome.error)
             case Verdict.UNKNOWN:
                 finished = self._move(tx, action, ActionState.UNKNOWN, now_s, error=outcome.error)
             case _:
-                finished = self._again(tx, action, order, target, outcome, now_s)
+                finished = self._again(tx, action, target, outcome, now_s)
         crash.point("relay.finalising")
         return finished
 
@@ -106,23 +104,25 @@ class Progress:
         return settled
 
     def _done(self, tx: Transaction, action: Action, target: Target, outcome: Outcome, now_s: float) -> Action:
-        receipt = outcome.receipt
-        if receipt and action.draft.key_id:
-            key = tx.key(action.draft.key_id)
-            # Nothing readable may outlive the entity: with the key gone, so is the receipt.
-            alive = key is not None and key.destroyed_s is None and self.keys is not None
-            receipt = self.keys.seal(tx, key.tenant, key.entity, receipt)[1] if alive else b""  # type: ignore[union-attr]
+        receipt = self._kept(tx, action, outcome.receipt)
         finished = self._move(tx, action, ActionState.DONE, now_s, error=outcome.error, receipt=receipt)
         if spoiled_by(tx, finished, target) is not None:
             self._undo(tx, finished, now_s)
         return finished
 
-    def _again(
-        self, tx: Transaction, action: Action, order: Order, target: Target, outcome: Outcome, now_s: float
-    ) -> Action:
+    def _kept(self, tx: Transaction, action: Action, receipt: bytes) -> bytes:
+        """A receipt as it is stored: that of a sealed action under the same key, none once the key is gone."""
+        if not receipt or not action.draft.key_id:
+            return receipt
+        key = tx.key(action.draft.key_id)
+        if key is None or key.destroyed_s is not None or self.keys is None:
+            return b""
+        return self.keys.seal(tx, key.tenant, key.entity, receipt)[1]
+
+    def _again(self, tx: Transaction, action: Action, target: Target, outcome: Outcome, now_s: float) -> Action:
         tries = self.tries(tx, action)
         if tries >= target.max_attempts:
-            return self._die(tx, action, now_s, outcome.error, package=order.package)
+            return self._die(tx, action, now_s, outcome.error)
         wait_s = target.backoff.delay_s(max(tries, 1), self.chance, retry_after_s=outcome.retry_after_s)
         return self._move(tx, action, ActionState.PENDING, now_s, available_s=now_s + wait_s, error=outcome.error)
 
@@ -141,10 +141,9 @@ class Progress:
                 tries -= 1
         return tries
 
-    def _die(self, tx: Transaction, action: Action, now_s: float, error: str, *, package: str) -> Action:
+    def _die(self, tx: Transaction, action: Action, now_s: float, error: str) -> Action:
         dead = self._move(tx, action, ActionState.DEAD, now_s, error=error)
-        for sibling in done_before(tx, dead, self.targets, package):
-            self._undo(tx, sibling, now_s)
+        undo_spoiled(tx, dead, targets=self.targets, keys=self.keys, now_s=now_s, ledger=self.ledger)
         return dead
 
     def _undo(self, tx: Transaction, action: Action, now_s: float) -> None:

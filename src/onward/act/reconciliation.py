@@ -55,9 +55,9 @@ class Reconciliation:
         if found is None or outcome.verdict is Verdict.UNKNOWN:
             self._asked[action_id] = (times + 1, now_s + _AGAIN.delay_s(times + 1, self._progress.chance))
             return False
-        order, lane = found
+        lane = found[1]
         try:
-            self._commit(lambda tx: self._progress.finish(tx, action, order, lane.target, outcome, now_s))
+            self._commit(lambda tx: self._progress.finish(tx, action, lane.target, outcome, now_s))
         except Conflict:  # another relay, or a person, was faster
             return False
         crash.point("relay.reconciled")

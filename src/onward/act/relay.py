@@ -29,6 +29,7 @@ from onward.act.reconciliation import Reconciliation
 from onward.act.targets import Targets
 from onward.store.records import Action, ActionState
 from onward.store.store import Conflict, Store, Transaction
+from onward.store.writer import Writer
 
 _log = logging.getLogger(__name__)
 _ResultT = TypeVar("_ResultT")
@@ -79,7 +80,7 @@ class Relay:
     """Empties the outbox of a store into the targets.
 
     `executors`, by action, take the place of what the target's kind gives; message queues need one. With `writer`,
-    its commits are shared with everybody else's.
+    its commits are shared with everybody else's; else `start` makes one of its own.
     """
 
     def __init__(
@@ -99,6 +100,7 @@ class Relay:
         self.lanes = Lanes(targets, executors=executors)
         self._store = store
         self._writer = writer
+        self._own_writer: Writer | None = None
         self._progress = Progress(
             targets=targets, keys=keys, ledger=ledger or audit_ledger(), chance=random.Random(self.options.seed)
         )
@@ -132,6 +134,8 @@ class Relay:
         if self._threads:
             raise RuntimeError("the relay works already")
         self._ending.clear()
+        if self._writer is None:
+            self._writer = self._own_writer = Writer(self._store)
         places = max(min(self.lanes.places, _MAX_THREADS), 1)
         self._pool = ThreadPoolExecutor(places, thread_name_prefix="relay")
         self._threads = [
@@ -159,6 +163,9 @@ class Relay:
             self._pool.shutdown(wait=ended, cancel_futures=True)
             self._pool = None
         self._threads = []
+        if self._own_writer is not None:
+            self._own_writer.close()
+            self._writer = self._own_writer = None
         if ended:
             self.lanes.close()
         return ended
@@ -172,7 +179,7 @@ class Relay:
                 failures = 0
             except Exception:
                 failures += 1
-                wait_s = min(0.1 * 2.0 ** min(failures, 10), 10.0)
+                wait_s = min(0.1 * 2.0 ** min(failures, 10), 5.0)
                 _log.exception("the relay could not work; it tries again in %.1f s", wait_s)
             if work == self._dispatch:
                 self._wakeup.wait(wait_s)
@@ -260,11 +267,11 @@ class Relay:
         finally:
             if lane is not None:
                 lane.leave(outcome, clock())
-        self._write(action, order, lane, outcome, clock)
+        self._write(action, lane, outcome, clock)
 
     def _begin(self, action: Action, clock: Callable[[], float]) -> Order | None:
         try:
-            return self._commit(lambda tx: self._progress.begin(tx, action, clock()))
+            return self._commit_patiently(lambda tx: self._progress.begin(tx, action, clock()))
         except Conflict:
             _log.info("the lease on %s was lost before it began", action.draft.action_id)
             return None
@@ -282,30 +289,34 @@ class Relay:
             _log.exception("the executor of %s failed", order.name)
             return unknown(f"EXECUTOR_{type(error).__name__}")
 
-    def _write(
-        self, action: Action, order: Order, lane: Lane | None, outcome: Outcome | None, clock: Callable[[], float]
-    ) -> None:
+    def _write(self, action: Action, lane: Lane | None, outcome: Outcome | None, clock: Callable[[], float]) -> None:
         """Commit an outcome. It is known nowhere else, so a store that is away is tried for as long as the lease."""
 
         def write(tx: Transaction) -> Action:
             if lane is None or outcome is None:
                 error = "BUSY" if lane is None else "LEASE_TOO_OLD"
                 return self._progress.put_back(tx, action, clock(), wait_s=_BUSY_WAIT_S, error=error)
-            return self._progress.finish(tx, action, order, lane.target, outcome, clock())
+            return self._progress.finish(tx, action, lane.target, outcome, clock())
 
+        try:
+            finished = self._commit_patiently(write)
+        except Conflict as conflict:
+            _log.info("the outcome of %s was written by another: %s", action.draft.action_id, conflict)
+            return
+        crash.point(_POINT_OF[finished.state])
+
+    def _commit_patiently(self, fn: Callable[[Transaction], _ResultT]) -> _ResultT:
+        """Commit, and where the store is away or has too much to do, try again for as long as a lease lasts."""
         until_s, pause_s = time.monotonic() + self.options.lease_margin_s, 0.05
         while True:
             try:
-                finished = self._commit(write)
-                break
-            except Conflict as conflict:
-                _log.info("the outcome of %s was written by another: %s", action.draft.action_id, conflict)
-                return
+                return self._commit(fn)
+            except Conflict:
+                raise
             except Exception:
                 if time.monotonic() > until_s or self._ending.wait(pause_s):
                     raise
                 pause_s = min(pause_s * 2.0, 2.0)
-        crash.point(_POINT_OF[finished.state])
 
     def _commit(self, fn: Callable[[Transaction], _ResultT]) -> _ResultT:
         if self._writer is not None:

@@ -163,6 +163,8 @@ class Handler(BaseHTTPRequestHandler):
             case "500 after":
                 receiver.effect(key)
                 self.answer(500)
+            case "503 soon":
+                self.answer(503, Retry_After="1")
             case "503 later":
                 self.answer(503, Retry_After="7")
             case status:

@@ -187,6 +187,16 @@ def test_a_person_undoes_what_is_done_once_with_the_same_arguments(store: Memory
     assert worked(store) == ["release"]
 
 
+def test_discarding_an_action_undoes_what_depends_on_it(store: MemoryStore) -> None:
+    done_one, book = in_state(store, ActionState.DONE), draft("book")
+    put(store, book)
+    allowed = targets(target(Queue(), undone_by=("book",)), target(Queue(), "book"), target(Queue(), "release"))
+    with store.transaction() as tx:
+        person.discard(tx, "t", book.action_id, by="ada", now_s=4.0, targets=allowed)
+        names = [(action.draft.name, action.state.value) for action in tx.actions_of("d1")]
+    assert (done_one.draft.name, names) == ("hold", [("hold", "done"), ("book", "dead"), ("release", "pending")])
+
+
 @pytest.mark.parametrize("state", [ActionState.PENDING, ActionState.DEAD, ActionState.UNKNOWN])
 def test_what_is_not_done_cannot_be_undone(store: MemoryStore, state: ActionState) -> None:
     action = in_state(store, state)
