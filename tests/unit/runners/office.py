@@ -97,13 +97,13 @@ def write_package(folder: Path, *, version: str = "1.0.0", policy: str = POLICY)
 
 
 class Office:
-    """A folder with `var/repository/fraud/1.0.0`, `var/onward.db` and `actions.toml`."""
+    """A folder with `var/repository/fraud/1.0.0`, `var/onward.key`, `actions.toml` and, without `url`, the store."""
 
-    def __init__(self, folder: Path, targets: str = "format = 1\n") -> None:
+    def __init__(self, folder: Path, targets: str = "format = 1\n", *, url: str = "") -> None:
         self.folder = folder
         self.package = write_package(folder / "var" / "repository" / "fraud" / "1.0.0")
         (folder / "actions.toml").write_text(targets, "utf-8")
-        self.url = f"sqlite:///{folder / 'var' / 'onward.db'}"
+        self.url = url or f"sqlite:///{folder / 'var' / 'onward.db'}"
 
     def decide(self, cases: list[Case]) -> list[Recorded]:
         """Record decisions, each in a request of its own, as the server does."""
@@ -114,7 +114,8 @@ class Office:
         store = open_store(self.url)
         writer = Writer(store)
         try:
-            desk = Desk(writer, open_keys(self.url), load_targets(self.folder / "actions.toml"))
+            keys = open_keys(self.url, self.folder / "var" / "onward.key")
+            desk = Desk(writer, keys, load_targets(self.folder / "actions.toml"))
             waiting = [desk.record(ruling, [case], tenant="default") for case in cases]
             return [recorded for future in waiting for recorded in future.result(30)]
         finally:
@@ -122,8 +123,8 @@ class Office:
             store.close()
 
     def onward(self, *arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-        """Run the command here."""
-        return onward(*arguments, cwd=self.folder, environment=environment)
+        """Run the command here, on this store."""
+        return onward(*arguments, cwd=self.folder, environment={"ONWARD_STORE": self.url} | environment)
 
 
 def case(amount: float, card: str = "c1", *, now_s: float = 0.0, **more: Any) -> Case:

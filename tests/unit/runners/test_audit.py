@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import random
 import shutil
 import sqlite3
 import subprocess
@@ -21,6 +21,7 @@ from onward.store.records import Action, ActionDraft, ActionState
 from onward.store.sql import open_store
 from tests.unit.decide.decisions import PACKAGE, Hashing, PlainKeys
 from tests.unit.decide.test_replay import random_facts
+from tests.unit.runners.office import onward
 
 COLUMNS = (
     "sequence",
@@ -37,13 +38,6 @@ COLUMNS = (
 )
 
 
-def onward(*arguments: str | Path, cwd: Path, **more: Any) -> subprocess.CompletedProcess[str]:
-    """Run the command in a process of its own."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("ONWARD_")}
-    return subprocess.run([sys.executable, "-m", "onward", *map(str, arguments)], cwd=cwd, capture_output=True,
-                          text=True, timeout=60, env=environment, **more)  # fmt: skip
-
-
 def dead_action(index: int) -> Action:
     draft = ActionDraft(
         action_id=f"a{index}", tenant="t", idempotency_key=f"k{index}", decision_id=f"d{index}", name="hold",
@@ -52,11 +46,9 @@ def dead_action(index: int) -> Action:
     return Action(draft=draft, state=ActionState.DEAD, attempt=8, available_s=0.0, updated_s=0.0, error="HTTP 503")
 
 
-def fill(path: Path, count: int) -> None:
-    """Record decisions, each with its action, in a store at that path."""
-    import random
-
-    store, rng, rules = open_store(f"sqlite:///{path}"), random.Random(7), Hashing()
+def fill(url: str, count: int) -> None:
+    """Record decisions, each with its action, in a store."""
+    store, rng, rules = open_store(url), random.Random(7), Hashing()
     with store.transaction() as tx:
         for index in range(count):
             seen = random_facts(rng)
@@ -72,7 +64,7 @@ def fill(path: Path, count: int) -> None:
 def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `var/onward.db` of 20 entries."""
     folder = tmp_path_factory.mktemp("audit")
-    fill(folder / "var" / "onward.db", 10)
+    fill(f"sqlite:///{folder / 'var' / 'onward.db'}", 10)
     return folder
 
 
@@ -158,6 +150,30 @@ def test_a_tampered_store_exits_with_65_and_says_where(
     assert len(made.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("statement", "broken_at"),
+    [
+        ("UPDATE audit SET body = '{}' WHERE sequence = 7", 7),
+        ("UPDATE audit SET at_s = at_s + 1e-6 WHERE sequence = 7", 7),
+        ("UPDATE audit SET tenant = 'u' WHERE sequence = 7", 7),
+        ("DELETE FROM audit WHERE sequence = 7", 7),
+        ("DELETE FROM audit WHERE sequence > 7", 8),
+    ],
+)
+def test_a_tampered_postgresql_is_found_too(postgres_url: str, tmp_path: Path, statement: str, broken_at: int) -> None:
+    import psycopg
+
+    fill(postgres_url, 5)
+    assert onward("audit", "verify", "--store", postgres_url, "--anchor", "a", cwd=tmp_path).returncode == 0
+    with psycopg.connect(postgres_url, autocommit=True) as database:
+        with pytest.raises(psycopg.Error, match="append-only"):
+            database.execute(statement)
+        database.execute("DROP TRIGGER audit_append_only ON audit")
+        database.execute(statement)
+    made = onward("audit", "verify", "--store", postgres_url, "--anchor", "a", cwd=tmp_path)
+    assert (made.returncode, json.loads(made.stdout)["broken_at"]) == (65, broken_at), made.stderr
+
+
 def test_the_store_itself_refuses_to_change_its_log(filled: Path) -> None:
     database = sqlite3.connect(filled / "var" / "onward.db")
     with pytest.raises(sqlite3.IntegrityError, match="append-only"):
@@ -181,7 +197,7 @@ def test_an_export_is_checked_without_the_store_and_a_cut_one_by_the_anchor(fill
     (tmp_path / "changed.jsonl").write_text("".join(lines).replace("HTTP 503", "HTTP 200", 1))
     made = onward("audit", "verify", "changed.jsonl", cwd=tmp_path)
     assert (made.returncode, json.loads(made.stdout)["broken_at"]) == (65, 2)
-    onward("audit", "export", "rest.jsonl", "--after", 15, "--store", store, cwd=tmp_path)
+    onward("audit", "export", "rest.jsonl", "--after", "15", "--store", store, cwd=tmp_path)
     assert onward("audit", "verify", "rest.jsonl", cwd=tmp_path).returncode == 65
 
 
@@ -192,9 +208,8 @@ def test_an_export_that_cannot_be_written_leaves_nothing_behind(filled: Path, tm
 
 
 def test_tail_shows_the_last_entries_and_follows_those_that_come(tmp_path: Path) -> None:
-    path = tmp_path / "var" / "onward.db"
-    fill(path, 3)
-    made = onward("audit", "tail", "-n", 2, cwd=tmp_path)
+    fill(f"sqlite:///{tmp_path / 'var' / 'onward.db'}", 3)
+    made = onward("audit", "tail", "-n", "2", cwd=tmp_path)
     assert [json.loads(line)["sequence"] for line in made.stdout.splitlines()] == [5, 6]
     made = onward("audit", "tail", "--kind", "decision", cwd=tmp_path)
     assert [json.loads(line)["subject"] for line in made.stdout.splitlines()] == ["d0", "d1", "d2"]

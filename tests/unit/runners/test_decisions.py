@@ -11,15 +11,17 @@ from typing import Any
 import pytest
 
 from onward.store.sql import open_store
+from tests.postgres import server
 from tests.unit.runners.office import POLICY, Office, case, random_cases, write_package
 
 COUNT = 1000
 
 
-@pytest.fixture(scope="module")
-def office(tmp_path_factory: pytest.TempPathFactory) -> Office:
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def office(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Office:
     """A thousand random decisions, recorded by the desk."""
-    office = Office(tmp_path_factory.mktemp("decisions"))
+    url = server().new_database() if request.param == "postgresql" else ""
+    office = Office(tmp_path_factory.mktemp("decisions"), url=url)
     office.decide(random_cases(COUNT))
     return office
 
@@ -87,7 +89,7 @@ def test_without_the_installation_key_nothing_is_proven_and_none_is_made(office:
     shutil.copytree(office.folder, folder)
     (folder / "var" / "onward.key").unlink()
     moved = Office.__new__(Office)
-    moved.folder = folder
+    moved.folder, moved.url = folder, office.url.replace(str(office.folder), str(folder))
     made = moved.onward("decide", "replay")
     assert (made.returncode, report(made)["verdicts"]) == (65, {"sealed": COUNT})
     assert not (folder / "var" / "onward.key").exists()

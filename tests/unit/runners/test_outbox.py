@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import pytest
 
 from onward.store.records import ActionState
 from onward.store.sql import open_store
+from tests.postgres import server
 from tests.unit.runners.office import Office, case
 
 SECRET = "the-secret-of-the-webhook"
@@ -60,22 +62,38 @@ def target() -> Iterator[Target]:
     target.close()
 
 
-@pytest.fixture
-def office(tmp_path: Path, target: Target, monkeypatch: pytest.MonkeyPatch) -> Office:
-    monkeypatch.setenv("HOLD_SECRET", SECRET)
+def opened(folder: Path, target: Target, url: str = "") -> Office:
     return Office(
-        tmp_path,
+        folder,
         'format = 1\n[[target]]\naction = "hold"\npackages = ["fraud"]\nkind = "webhook"\n'
         f'url = "http://127.0.0.1:{target.port}/holds"\nsecret_env = "HOLD_SECRET"\nallow_private = true\n'
         "timeout_s = 2\nmax_attempts = 1\n",
+        url=url,
     )
+
+
+@pytest.fixture
+def office(tmp_path: Path, target: Target, monkeypatch: pytest.MonkeyPatch) -> Office:
+    monkeypatch.setenv("HOLD_SECRET", SECRET)
+    return opened(tmp_path, target)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def any_office(
+    request: pytest.FixtureRequest, tmp_path: Path, target: Target, monkeypatch: pytest.MonkeyPatch
+) -> Office:
+    """One with each kind of store."""
+    monkeypatch.setenv("HOLD_SECRET", SECRET)
+    return opened(tmp_path, target, server().new_database() if request.param == "postgresql" else "")
 
 
 @contextmanager
 def relay(office: Office, *options: str) -> Iterator[subprocess.Popen[str]]:
     """The relay in a process of its own; it must end by itself when it is told to."""
     command = [sys.executable, "-m", "onward", "relay", "--actions", "actions.toml", *options]
-    with subprocess.Popen(command, cwd=office.folder, stderr=subprocess.PIPE, text=True, env=dict(os.environ)) as made:
+    with subprocess.Popen(
+        command, cwd=office.folder, stderr=subprocess.PIPE, text=True, env=os.environ | {"ONWARD_STORE": office.url}
+    ) as made:
         try:
             assert made.stderr is not None
             assert "hold" in made.stderr.readline()  # it has begun, and says what it may do
@@ -109,7 +127,8 @@ def kinds(office: Office) -> list[str]:
     return [entry["kind"] for entry in lines(office.onward("audit", "tail", "-n", "100"))]
 
 
-def test_the_relay_carries_out_what_is_pending_until_it_is_told_to_stop(office: Office, target: Target) -> None:
+def test_the_relay_carries_out_what_is_pending_until_it_is_told_to_stop(any_office: Office, target: Target) -> None:
+    office = any_office
     office.decide([case(400.0, "c7", answer={"probability": 0.9})])
     (waiting,) = actions(office, "pending")
     assert (waiting["name"], waiting["private"], waiting["needs_approval"]) == ("hold", True, False)
@@ -140,7 +159,8 @@ def test_neither_secrets_nor_private_values_are_in_the_log_or_the_store(office: 
     assert "card-4929" not in exported.stdout
 
 
-def test_an_action_over_the_limit_waits_for_a_person_who_saw_its_payload(office: Office, target: Target) -> None:
+def test_an_action_over_the_limit_waits_for_a_person_who_saw_its_payload(any_office: Office, target: Target) -> None:
+    office = any_office
     office.decide([case(600.0, "c8", answer={"probability": 0.9})])
     (asked,) = lines(office.onward("approvals", "list"))
     assert asked["payload"]["arguments"] == {"card": "c8", "amount": 600.0}
@@ -161,6 +181,35 @@ def test_an_action_over_the_limit_waits_for_a_person_who_saw_its_payload(office:
     assert office.onward("approvals", "approve", approval_id, "--digest", digest).returncode == 75
     assert lines(office.onward("approvals", "list")) == []
     assert [kind for kind in kinds(office) if kind.startswith("approval")] == ["approval.requested", "approval.granted"]
+
+
+@pytest.mark.parametrize(("answer", "code", "state"), [("y", 0, "granted"), ("n", 130, "open")])
+def test_in_a_terminal_the_payload_is_shown_and_the_person_asked(
+    office: Office, answer: str, code: int, state: str
+) -> None:
+    office.decide([case(600.0, "c8", answer={"probability": 0.9})])
+    (asked,) = lines(office.onward("approvals", "list"))
+    command = [sys.executable, "-m", "onward", "approvals", "approve", asked["approval_id"], "--by", "ann"]
+    person, terminal = pty.openpty()
+    environment = os.environ | {"ONWARD_STORE": office.url, "TERM": "dumb"}
+    with subprocess.Popen(
+        command, cwd=office.folder, stdin=terminal, stdout=terminal, stderr=terminal, env=environment
+    ) as made:
+        os.close(terminal)
+        shown = ""
+        while "Approve this?" not in shown:
+            shown += os.read(person, 1000).decode()
+        os.write(person, f"{answer}\n".encode())
+        assert made.wait(20) == code
+    os.close(person)
+    assert 'card = "c8"' in shown
+    assert asked["payload_digest"] in shown
+    store = open_store(office.url)
+    with store.snapshot() as reader:
+        approval = reader.approval(asked["approval_id"])
+    store.close()
+    assert approval is not None
+    assert approval.state.value == state
 
 
 def test_a_refused_action_never_happens(office: Office, target: Target) -> None:
@@ -187,7 +236,8 @@ def test_a_payload_shows_only_to_who_has_the_key(office: Office) -> None:
     assert office.onward("approvals", "list", "--key-file", "nowhere").returncode == 66
 
 
-def test_the_kill_switch_stops_what_waits_until_it_is_off(office: Office, target: Target) -> None:
+def test_the_kill_switch_stops_what_waits_until_it_is_off(any_office: Office, target: Target) -> None:
+    office = any_office
     assert lines(office.onward("kill-switch", "on", "--by", "ann", "--note", "fire"))[0]["on"] is True
     office.decide([case(400.0, answer={"probability": 0.9})])
     with relay(office):
