@@ -31,6 +31,7 @@ for _command in (
     packages.verify,
     packages.pack,
     people.chat,
+    people.profiles,
     audit.audit,
     audit.decide,
     outbox.actions,

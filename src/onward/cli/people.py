@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from onward.cli import options
-from onward.cli.options import FILE, as_json
+from onward.cli.options import FILE, as_json, person
 
 
 @click.command()
@@ -25,3 +25,48 @@ def chat(package: str, actions: Path | None, **where: Any) -> None:
     from onward.runners.chat import chat as talk
 
     talk(package, actions=actions, **where)
+
+
+_tenant = click.option("--tenant", default="default", show_default=True, help="Whose profiles.")
+
+
+@click.group()
+def profiles() -> None:
+    """What is known of the entities that packages decide on."""
+
+
+@profiles.command("export")
+@click.argument("entity")
+@options.store
+@_tenant
+def export_profile(entity: str, store: str, tenant: str) -> None:
+    """Give out all that is kept of ENTITY, as JSON."""
+    from onward.runners.profiles import export
+
+    export(entity, store, tenant=tenant)
+
+
+@profiles.command("erase")
+@click.argument("entity")
+@options.store
+@_tenant
+@options.by
+@click.option("--yes", "sure", is_flag=True, help="Do not ask.")
+@as_json
+def erase_profile(entity: str, store: str, by: str | None, **where: Any) -> None:
+    """Erase ENTITY for good: its events and conversations, and the key of all that is sealed of it."""
+    from onward.runners.profiles import erase
+
+    erase(entity, store, by=person(by), **where)
+
+
+@profiles.command("import")
+@click.argument("file", type=FILE)
+@options.store
+@_tenant
+@as_json
+def import_profiles(file: Path, store: str, tenant: str, as_json: bool) -> None:
+    """Take in events from FILE: JSON lines with entity, id, kind, at and data."""
+    from onward.runners.profiles import import_events
+
+    import_events(file, store, tenant=tenant, as_json=as_json)
