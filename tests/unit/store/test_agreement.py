@@ -32,7 +32,7 @@ from tests.postgres import Postgres
 Step: TypeAlias = Callable[[Transaction], Any]
 
 # Few of each, so that they meet; one is written in two alphabets, one sorts differently by locale.
-ids = st.sampled_from(["a", "B", "é", "\U0001f600", "d"])
+ids = st.sampled_from(["a", "B", "é"])
 tenants = st.sampled_from(["t", "T"])
 entities = st.sampled_from(["e", "ë", "f"])
 kinds = st.sampled_from(["buy", "view"])
@@ -113,9 +113,8 @@ steps = st.one_of(
           kinds=st.just(()) | st.tuples(kinds), limit=limits),
     calls("count_events", tenants, entities, kinds, since_s=times, as_of_s=times),
 )  # fmt: skip
-transactions = st.lists(
-    st.tuples(st.lists(st.tuples(st.lists(steps, max_size=5), st.booleans()), max_size=3), st.booleans()), max_size=5
-)
+savepoints = st.lists(st.tuples(st.lists(steps, min_size=2, max_size=12), st.booleans()), min_size=1, max_size=4)
+transactions = st.lists(st.tuples(savepoints, st.booleans()), min_size=1, max_size=4)
 """Each a list of savepoints, and whether it fails at its end; each savepoint a list of steps, and whether it fails."""
 
 
@@ -169,7 +168,7 @@ def run_in_groups(store: Store, plan: list[tuple[list[tuple[list[Step], bool]], 
 
 def state(reader: Reader) -> dict[str, Any]:
     """All that a reader can tell."""
-    names, owners, people = ["a", "B", "é", "\U0001f600", "d"], ["t", "T"], ["e", "ë", "f"]
+    names, owners, people = ["a", "B", "é"], ["t", "T"], ["e", "ë", "f"]
     assert first_break(reader.audit_entries(limit=MANY)) is None
     return {
         "audit": reader.audit_entries(limit=MANY),
