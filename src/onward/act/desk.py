@@ -8,6 +8,7 @@ that they hold however many ask at once. Knows nothing of HTTP, and does not car
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -36,6 +37,8 @@ from onward.types import Decision, PackageId
 
 DENIED = "denied"
 """Where an action stands that nobody allowed to the package: it is not in the outbox."""
+_PROCESS = os.urandom(6).hex()
+_NUMBERS = itertools.count(1)
 T = TypeVar("T")
 
 
@@ -215,8 +218,9 @@ class Desk:
 def decision_ids(count: int, tenant: str, idempotency_key: str) -> list[str]:
     """Ids for the decisions of one request: made of its key where it has one, else new and, roughly, in order."""
     if not idempotency_key:
-        prefix = f"{time.time_ns() // 1_000_000:012x}"
-        return [prefix + os.urandom(10).hex() for _ in range(count)]
+        # Of the system's random bytes only once a process: each time would be a call that gives other threads the turn.
+        now = f"{time.time_ns() // 1_000_000:012x}{_PROCESS}"
+        return [f"{now}{next(_NUMBERS) & 0xFFFFFFFF:08x}" for _ in range(count)]
     keyed = (canonical([tenant, idempotency_key, index]) for index in range(count))
     return [hashlib.sha256(b"onward-decision-1" + one).hexdigest()[:32] for one in keyed]
 

@@ -9,6 +9,7 @@ key, and the entity is not named. Knows nothing of how entries are chained or st
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
@@ -53,6 +54,9 @@ DECISION = "decision"
 EVERYTHING = "*"
 """As a private field: all of the input and the answer is private."""
 _SHOWN_CHARACTERS = 500
+# The system's random bytes are asked for once a process: each call would give other threads the turn.
+_PROCESS = os.urandom(6).hex()
+_NUMBERS = itertools.count(1)
 
 
 class UnreadableEntry(OnwardError):
@@ -293,7 +297,7 @@ def _note(
 
 def _entry_id(at_s: float) -> str:
     """An id that nothing else has; those of later entries sort later, which keeps an index on them compact."""
-    return f"{max(int(at_s * 1e6), 0):014x}{os.urandom(9).hex()}"
+    return f"{max(int(at_s * 1e6), 0):014x}{_PROCESS}{next(_NUMBERS) & 0xFFFFFFFF:08x}"
 
 
 def _parted(

@@ -14,6 +14,7 @@ from onward.act.desk import Case, Desk, IdempotencyKeyReused, Recorded, Ruling, 
 from onward.act.targets import Target, Targets
 from onward.act.webhook import Webhook
 from onward.decide.audit import RecordedDecision, plain_decision, read_decision
+from onward.decide.plain import NotRecordable
 from onward.decide.policy import Facts
 from onward.decide.rules import parse_policy
 from onward.package.manifest import parse_manifest
@@ -181,6 +182,17 @@ def test_a_list_is_decided_in_order_and_as_one(desk: Desk, store: MemoryStore) -
     assert [one.decision.outcome for one in recorded] == ["decline", "approve", "review"]
     assert recorded[2].decision.reasons == ("MODEL_UNAVAILABLE",) and recorded[2].facts.failure == "EXECUTION_FAILED"
     assert [one.sequence for one in recorded] == sorted(one.sequence for one in recorded)
+
+
+@pytest.mark.parametrize("odd", [float("nan"), float("inf"), -float("inf")])
+def test_what_json_does_not_hold_is_refused_before_anything_is_written(
+    desk: Desk, store: MemoryStore, odd: float
+) -> None:
+    for wrong, where in ((case(odd), "result.risk"), (case(amount=odd), "input.amount")):
+        with pytest.raises(NotRecordable) as caught:
+            record(desk, wrong)
+        assert caught.value.where == where
+    assert kinds(store) == []
 
 
 def test_a_large_amount_waits_for_a_person(desk: Desk, store: MemoryStore) -> None:
