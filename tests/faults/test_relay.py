@@ -204,7 +204,8 @@ def test_killed_at_every_point_and_started_again_each_action_has_exactly_one_eff
         for at, hit in (("relay.executing", 1 + round_number % 3), (point, 1 + round_number % 2), ("", 1)):
             env = {"ONWARD_CRASH_AT": at, "ONWARD_CRASH_HIT": str(hit), "ONWARD_CRASH_LOG": str(log)}
             [status] = nursery.run(store=url, actions=actions, env=env, now_s=now_s, seed=round_number)
-            assert status == (0 if not at else KILLED) or (hit > 1 and status == 0)
+            # What the first one did already, the second may not come to any more.
+            assert status in ({"relay.executing": (KILLED,), "": (0,)}.get(at) or (KILLED, 0))
             killed[at] += status == KILLED
             now_s += 10_000.0
         outcome_is_right(store, receiver, these)
