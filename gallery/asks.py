@@ -59,6 +59,12 @@ ASKS = {
             text='{"history": [260, 1196, 2571], "stars": [5, 5, 4.5]}',
         ),
         Ask(package="intent", question=f"“{_SENTENCE}”", content_type=_TEXT, text=_SENTENCE),
+        Ask(
+            package="support",
+            question=f"“{_SENTENCE}”",
+            content_type=_JSON,
+            text='{"customer": "c-anna", "text": "Cancel my subscription."}',
+        ),
         Ask(package="embed", question=f"“{_SENTENCE}”", content_type=_TEXT, text=_SENTENCE),
     )
 }

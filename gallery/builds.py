@@ -18,12 +18,13 @@ from onward.package.repository import Repository
 
 ROOT = Path(__file__).parent.parent
 # The order of building: what is quick and needs little comes first, so that something answers soon.
-NAMES = ["moderation", "vision", "fraud", "recommend", "intent", "embed"]
+NAMES = ["moderation", "vision", "fraud", "recommend", "intent", "embed", "support"]
 # Whose code and data a package's build reads besides its own.
-_BORROWS = {"embed": ("intent",), "moderation": ("vision",)}
+_BORROWS = {"embed": ("intent",), "moderation": ("vision",), "support": ("intent",)}
 # What no build runs: runners, and what only they use.
 _SERVED_ONLY = (
     "runners", "cli.py", "__main__.py", "telemetry.py", "testing.py", "execute/scheduler.py", "store", "act",
+    "dialogue",
 )  # fmt: skip
 Progress = Callable[[str, str, float], None]
 

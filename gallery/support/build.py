@@ -38,6 +38,7 @@ from gallery.support.retrieval import (
     signs,
     train_articles,
 )
+from onward.dialogue import Dialogue
 from onward.errors import ParityError
 
 HERE = Path(__file__).parent
@@ -102,6 +103,7 @@ def build(out: Path, *, progress: Progress) -> None:
     progress("checking", 0.95)
     wanted = head.probabilities(features_of([text for text, _ in EXAMPLES]))
     write_examples(out, names, wanted, articles, features_of)
+    Dialogue.open(out)
     progress("done", 1.0)
 
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from onward.errors import InputError, OnwardError, UnknownOutput
 from onward.execute.backend import Batched
 from onward.execute.batch import collate, split
 from onward.generate.answer import Generation
-from onward.package.assembly import POLICY_FILE
+from onward.package.assembly import DIALOGUE_FILE, POLICY_FILE
 from onward.package.examples import check_example, read_examples
 from onward.package.manifest import GenerateGraph, PrepareGraph
 from onward.package.package import Package, open_package
@@ -27,6 +27,9 @@ from onward.package.signature import signature_of
 from onward.prepare.profile import Profile
 from onward.prepare.steps import Preparation
 from onward.types import Array, CancelToken, Event, Input, Item, Prepared, Result, Signature, TensorSpec
+
+if TYPE_CHECKING:
+    from onward.dialogue.dialogue import Dialogue
 
 
 class Pipeline:
@@ -37,6 +40,7 @@ class Pipeline:
         self.package = package
         self.manifest = manifest
         self.policy = policy if policy is not None else _policy(package)
+        self.dialogue = _dialogue(package)
         self.model = _model(package)
         self._after = _graph(package, GenerateGraph)
         before = _graph(package, PrepareGraph)
@@ -220,6 +224,15 @@ def _policy(package: Package) -> Policy | None:
     from onward.decide.rules import load_policy
 
     return load_policy(package.folder, package.manifest)
+
+
+def _dialogue(package: Package) -> Dialogue | None:
+    """The package's dialogue; without a `dialogue.toml`, nothing of dialogues is imported."""
+    if not (package.folder / DIALOGUE_FILE).is_file():
+        return None
+    from onward.dialogue.dialogue import Dialogue
+
+    return Dialogue.open(package.folder, package.manifest)
 
 
 def _model(package: Package) -> Batched:

@@ -10,7 +10,7 @@ import json
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -23,13 +23,15 @@ CREATE TABLE IF NOT EXISTS customers (customer TEXT PRIMARY KEY, name TEXT, emai
   pending_email TEXT NOT NULL DEFAULT '');
 CREATE TABLE IF NOT EXISTS subscriptions (customer TEXT PRIMARY KEY, plan TEXT, next_plan TEXT, status TEXT,
   next_box TEXT, until TEXT NOT NULL DEFAULT '');
-CREATE TABLE IF NOT EXISTS orders (number TEXT PRIMARY KEY, customer TEXT, total_cents INTEGER, status TEXT, at_s REAL);
+CREATE TABLE IF NOT EXISTS orders (number TEXT, customer TEXT, total_cents INTEGER, status TEXT, at_s REAL,
+  PRIMARY KEY (number, customer));
 CREATE TABLE IF NOT EXISTS refunds (refund INTEGER PRIMARY KEY AUTOINCREMENT, number TEXT, customer TEXT,
   cents INTEGER, at_s REAL);
 CREATE TABLE IF NOT EXISTS cases (id INTEGER PRIMARY KEY AUTOINCREMENT, queue TEXT, priority TEXT, customer TEXT,
   number TEXT, summary TEXT, at_s REAL, status TEXT NOT NULL DEFAULT 'open');
 CREATE TABLE IF NOT EXISTS mails (id INTEGER PRIMARY KEY AUTOINCREMENT, recipient TEXT, subject TEXT, at_s REAL);
-CREATE TABLE IF NOT EXISTS effects (idempotency_key TEXT PRIMARY KEY, name TEXT, arguments TEXT, receipt TEXT, at_s REAL);
+CREATE TABLE IF NOT EXISTS effects (idempotency_key TEXT PRIMARY KEY, name TEXT, arguments TEXT, receipt TEXT,
+  at_s REAL);
 CREATE TABLE IF NOT EXISTS events (id INTEGER PRIMARY KEY AUTOINCREMENT, customer TEXT, kind TEXT, at_s REAL, data TEXT,
   told INTEGER NOT NULL DEFAULT 0);
 """
@@ -42,7 +44,10 @@ class Refused(Exception):
 class Books:
     """The database of one shop. Safe to use from several threads: they take turns."""
 
-    def __init__(self, file: Path, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, file: Path, *, customers: Iterable[Customer] = CUSTOMERS, clock: Callable[[], float] = time.time
+    ) -> None:
+        """Open the file; an empty one begins with `customers`."""
         self._clock = clock
         self._turn = threading.Lock()
         self._db = sqlite3.connect(file, check_same_thread=False, isolation_level=None)
@@ -50,7 +55,7 @@ class Books:
         self._db.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;" + _TABLES)
         with self._transaction():
             if not self._db.execute("SELECT 1 FROM customers").fetchone():
-                for customer in CUSTOMERS:
+                for customer in customers:
                     self._seed(customer)
 
     def close(self) -> None:
@@ -142,9 +147,11 @@ class Books:
     def _refund(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         order = self._order(arguments)
         cents = round(float(arguments["amount"]) * 100)
-        paid = (
-            self._db.execute("SELECT SUM(cents) FROM refunds WHERE number = ?", (order["number"],)).fetchone()[0] or 0
+        query, place = (
+            "SELECT SUM(cents) FROM refunds WHERE number = ? AND customer = ?",
+            (order["number"], order["customer"]),
         )
+        paid = self._db.execute(query, place).fetchone()[0] or 0
         if cents <= 0 or paid + cents > order["total_cents"]:
             raise Refused(f"of this order {(order['total_cents'] - paid) / 100:.2f} euros can be refunded")
         return {"refund": self._pay_back(order, cents), "order": order["number"], "amount": cents / 100}
@@ -159,7 +166,8 @@ class Books:
         order = self._order(arguments)
         if order["status"] != "packed":
             raise Refused(f"the order is {order['status']} already")
-        self._db.execute("UPDATE orders SET status = 'cancelled' WHERE number = ?", (order["number"],))
+        place = (order["number"], order["customer"])
+        self._db.execute("UPDATE orders SET status = 'cancelled' WHERE number = ? AND customer = ?", place)
         refund = self._pay_back(order, order["total_cents"])
         return {"order": order["number"], "refunded": order["total_cents"] / 100, "refund": refund}
 

@@ -18,7 +18,7 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
-from onward.act.desk import Case, Desk, Recorded, Ruling
+from onward.act.desk import Case, Desk, Recorded, Ruling, Taken
 from onward.decide.audit import EVERYTHING
 from onward.decide.policy import Facts
 from onward.dialogue.dialogue import Dialogue
@@ -40,6 +40,14 @@ class Commits(Protocol):
 
     def submit(self, fn: Callable[[Transaction], T], /) -> Any:
         """A future of what `fn` returns, done once it is durable."""
+        ...
+
+
+class Opens(Protocol):
+    """Reads what is sealed: `onward.store.keys.Keys`."""
+
+    def open(self, reader: Reader, key_id: str, sealed: bytes, /) -> bytes | None:
+        """None where the key is gone."""
         ...
 
 
@@ -75,16 +83,18 @@ class Conversations:
         store: Store,
         writer: Commits,
         *,
+        keys: Opens | None = None,
         wake: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.time,
         wait_s: float = 2.0,
     ) -> None:
-        """`wake` tells the relay that there may be something to do; `wait_s` is how long a reply waits for it."""
+        """`keys` opens receipts; `wake` tells the relay of work; a reply waits at most `wait_s` for its actions."""
         self.dialogue = dialogue
         self._ruling = replace(ruling, private=frozenset({EVERYTHING}))
         self._desk = desk
         self._store = store
         self._writer = writer
+        self._keys = keys
         self._wake = wake
         self._clock = clock
         self._wait_s = wait_s
@@ -205,11 +215,22 @@ class Conversations:
         pause_s = _FIRST_LOOK_S
         while True:
             with self._store.snapshot() as reader:
-                found = tuple(_status(reader, taken.action_id, taken.name, taken.state) for taken in recorded.actions)
+                found = tuple(self._status(reader, taken) for taken in recorded.actions)
             if not any(status.state in _UNSETTLED_WORDS for status in found) or time.monotonic() >= until_s:
                 return found
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, _LATER_LOOK_S)
+
+    def _status(self, reader: Reader, taken: Taken) -> ActionStatus:
+        action = reader.action(taken.action_id)
+        if action is None:
+            return ActionStatus(action_id=taken.action_id, name=taken.name, state=taken.state)
+        receipt, key_id = action.receipt, action.draft.key_id
+        if receipt and key_id:
+            receipt = (self._keys.open(reader, key_id, receipt) if self._keys is not None else None) or b""
+        return ActionStatus(
+            action_id=taken.action_id, name=taken.name, state=action.state.value, receipt=receipt, error=action.error
+        )
 
     @contextmanager
     def _alone(self, tenant: str, conversation: str) -> Iterator[None]:
@@ -231,15 +252,6 @@ class Conversations:
 
 
 _UNSETTLED_WORDS = frozenset(state.value for state in _UNSETTLED)
-
-
-def _status(reader: Reader, action_id: str, name: str, state: str) -> ActionStatus:
-    action = reader.action(action_id)
-    if action is None:
-        return ActionStatus(action_id=action_id, name=name, state=state)
-    return ActionStatus(
-        action_id=action_id, name=name, state=action.state.value, receipt=action.receipt, error=action.error
-    )
 
 
 def told_json(dialogue: Dialogue, told: Told) -> dict[str, Any]:

@@ -24,11 +24,11 @@ from onward.dialogue.records import (
     SlotType,
 )
 from onward.errors import ManifestError
+from onward.package.assembly import DIALOGUE_FILE
 from onward.package.records import Labels, Manifest
 from onward.package.sections import TEXT_LIMIT_BYTES, Document, Section, shown, suggestion
 from onward.package.signature import read_labels
 
-DIALOGUE_FILE = "dialogue.toml"
 FORMAT = 1
 WORDS = (
     "yes",
@@ -39,6 +39,7 @@ WORDS = (
     "last",
     "first",
     "question",
+    "polite",
     "filler",
     "everything",
     "meant",

@@ -12,16 +12,18 @@ from typing import Any
 
 import msgspec
 
-from onward.dialogue.definition import DIALOGUE_FILE, load_definition
+from onward.dialogue.definition import load_definition
 from onward.dialogue.hearing import bounded, hear
 from onward.dialogue.records import ZERO_OF_FACT, ActionStatus, Definition, Reply, State, Understood, Wish
 from onward.dialogue.understanding import Turn, advance, today_of, understand_heard
 from onward.dialogue.wording import Wording
+from onward.package.assembly import DIALOGUE_FILE
 from onward.package.manifest import load_manifest
 from onward.package.records import Manifest
 from onward.types import Decision
 
 _MOST_STATE_BYTES = 32_768
+_SHORT_WORDS = 5
 _ENDED = {"done": "done", "waiting": "waiting", "refused": "refused"}
 _RUNNING = ("pending", "leased", "executing", "unknown")
 
@@ -51,11 +53,20 @@ class Dialogue:
         `answer` is the model's (None: it gave none, and words have to do); `profile` the features of the manifest.
         """
         state = self._checked(state)
-        awaited = state.awaiting.removeprefix("slot:") if state.awaiting.startswith("slot:") else ""
-        heard = hear(
-            self.definition, self.bounded(text), answer or {}, today=today_of(now_s), profile=profile, awaited=awaited
-        )
+        text = self.bounded(text)
+        awaited = self._awaited(state, text)
+        heard = hear(self.definition, text, answer or {}, today=today_of(now_s), profile=profile, awaited=awaited)
         return understand_heard(Turn(definition=self.definition, state=state, heard=heard, profile=profile))
+
+    def _awaited(self, state: State, text: str) -> str:
+        """The slot that a bare number or text would be for: the one asked for, or the amount in a short "no, 20"."""
+        if state.awaiting.startswith("slot:"):
+            return state.awaiting.removeprefix("slot:")
+        if state.awaiting == "confirm" and state.wish is not None and len(text.split()) <= _SHORT_WORDS:
+            request = self.definition.requests[state.wish.request]
+            names = (*request.slots, *request.optional)
+            return next((name for name in names if self.definition.slots[name].type == "amount"), "")
+        return ""
 
     def reply(
         self,
@@ -77,6 +88,8 @@ class Dialogue:
         }  # fmt: skip
         said = Wording(definition=self.definition, values=values)
         texts = [_note(said, note) for note in understood.notes]
+        if quote is not None and understood.step != "answer":
+            texts.append(said.say("answer"))
         state = understood.state
         if understood.step == "act" and understood.wish is not None:
             status = _status(actions)

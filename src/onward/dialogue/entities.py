@@ -138,16 +138,12 @@ def _choices(slot: Slot, text: str, today: datetime.date, awaited: bool) -> Plac
     for value, aliases in slot.names.items():
         for alias in (value, *aliases):
             places += [(at.start(), at.end(), value) for at in re.finditer(rf"\b{re.escape(alias)}\b", folded)]
-    if not places:
-        known = {
-            alias: value for value, aliases in slot.names.items() for alias in (value, *aliases) if " " not in alias
-        }
-        for word in _WORD.finditer(folded):
-            if len(word[0]) < _LEAST_LETTERS:
-                continue
-            near = difflib.get_close_matches(word[0], known, n=1, cutoff=_LIKE)
-            if near:
-                places.append((word.start(), word.end(), known[near[0]]))
+    known = {alias: value for value, aliases in slot.names.items() for alias in (value, *aliases) if " " not in alias}
+    for word in _WORD.finditer(folded):
+        taken = any(start <= word.start() < end for start, end, _ in places)
+        near = difflib.get_close_matches(word[0], known, n=1, cutoff=_LIKE)
+        if near and not taken and len(word[0]) >= _LEAST_LETTERS:
+            places.append((word.start(), word.end(), known[near[0]]))
     places.sort(key=lambda place: (place[0], -place[1]))
     return [place for at, place in enumerate(places) if at == 0 or place[0] >= places[at - 1][1]]
 

@@ -20,8 +20,9 @@ from onward.dialogue.records import Definition, Intent, Quote, Request, Wish
 MOST_WISHES = 3
 _MOST_CLAUSES = 6
 _SHORT_WORDS = 8
-_SURE = 0.7
-_CLAUSES = re.compile(r"[.;!?\n]+|,|\s(?:and|then|also|plus|but|n|&|und)\s")
+SURE = 0.7
+_UNSURE = 0.5
+_CLAUSES = re.compile(r"[;!?\n]+|[.,](?!\d)|\s(?:and|then|also|plus|but|n|&|und)\s")
 _WORD = re.compile(r"[^\W_]+(?:'[a-z]+)?")
 _WORDS_BEFORE = 4
 
@@ -41,6 +42,7 @@ class Heard:
     corrects: bool
     found: Mapping[str, Sequence[Found]]
     wishes: tuple[Wish, ...]
+    worded: frozenset[str]
     quote: Quote | None
 
 
@@ -66,19 +68,22 @@ def hear(
     intent = definition.intents.get(label) if score >= definition.settings.least_score else None
     looks = {"today": today, "profile": profile}
     found = find(text, definition.slots.values(), awaited=awaited, **looks)  # type: ignore[arg-type]
-    wishes, refused = _wishes(definition, text, intent, score, found, looks)
+    pointer = next((name for name in ("other", "last", "first") if _says(plain, definition.words[name])), "")
+    is_question = _is_question(definition, plain, text)
+    wishes, worded, refused = _wishes(definition, text, intent, score, found, looks, bool(pointer))
     return Heard(
         text=text,
         intent=intent,
         label=label,
         score=score,
-        means=_means(definition, plain, intent, score, refused),
-        pointer=next((name for name in ("other", "last", "first") if _says(plain, definition.words[name])), ""),
-        is_question=_is_question(definition, plain, text),
+        means=_means(definition, plain, intent, score, refused, is_question),
+        pointer=pointer,
+        is_question=is_question,
         wants_everything=_says(plain, definition.words["everything"]),
         corrects=_says(plain, definition.words["meant"]),
         found=found,
         wishes=wishes,
+        worded=worded,
         quote=_quote(definition, answer),
     )
 
@@ -114,10 +119,12 @@ def _quote(definition: Definition, answer: Mapping[str, Any]) -> Quote | None:
     return Quote(article=article, sentence=article.sentences[at], known=float(known))
 
 
-def _means(definition: Definition, plain: str, intent: Intent | None, score: float, refused: bool) -> str:
+def _means(
+    definition: Definition, plain: str, intent: Intent | None, score: float, refused: bool, is_question: bool
+) -> str:
     """A yes or no at the start of the message counts; else what the model makes of a short one."""
     words = definition.words
-    if _says(plain, words["human"]) or (intent is not None and intent.means == "human"):
+    if _says(plain, words["human"]) or (intent is not None and intent.means == "human" and not is_question):
         return "human"
     rest = _without_filler(definition, plain)
     if _says(rest, words["stop"]):
@@ -133,7 +140,7 @@ def _means(definition: Definition, plain: str, intent: Intent | None, score: flo
         )
     if refused:
         return "no"
-    if intent is not None and intent.means in ("yes", "no") and score >= _SURE and len(rest.split()) <= _SHORT_WORDS:
+    if intent is not None and intent.means in ("yes", "no") and score >= SURE and len(rest.split()) <= _SHORT_WORDS:
         return intent.means
     return ""
 
@@ -150,8 +157,13 @@ def _without_filler(definition: Definition, plain: str) -> str:
 
 
 def _is_question(definition: Definition, plain: str, text: str) -> bool:
-    rest = f"{_without_filler(definition, plain)} "
-    return any(rest.startswith(f"{phrase} ") for phrase in definition.words["question"])
+    """Whether something is asked: a clause begins as questions do, or "?" ends what is no polite request."""
+    starts = tuple(f"{phrase} " for phrase in definition.words["question"])
+    clauses = [_folded(clause) for clause in _CLAUSES.split(text)[:_MOST_CLAUSES]]
+    if any(f"{_without_filler(definition, clause)} ".startswith(starts) for clause in (plain, *clauses)):
+        return True
+    polite = tuple(f"{phrase} " for phrase in definition.words["polite"])
+    return text.rstrip().endswith("?") and not f"{_without_filler(definition, plain)} ".startswith(polite)
 
 
 def _wishes(
@@ -161,8 +173,9 @@ def _wishes(
     score: float,
     found: Mapping[str, Sequence[Found]],
     looks: Mapping[str, Any],
-) -> tuple[tuple[Wish, ...], bool]:
-    """What the message asks for, and whether it says of some request that it is not wanted.
+    is_pointed: bool,
+) -> tuple[tuple[Wish, ...], frozenset[str], bool]:
+    """What the message asks for, which requests it has words for, and whether it says that one is not wanted.
 
     Several wishes are told apart by the words of requests in the clauses; a single one by the model.
     """
@@ -178,18 +191,23 @@ def _wishes(
             continue
         own = find(clause, (definition.slots[name] for name in (*request.slots, *request.optional)), **looks)
         wishes.setdefault(request.name, _wish(request, own, found))
+    worded = frozenset(wishes)
     of_model = definition.requests.get(intent.request) if intent is not None else None
     if of_model is not None and of_model.name in refused:
         of_model = None
-    if of_model is not None and (len(wishes) < 2 or of_model.name not in wishes):
-        # The model has read the whole of it; a lone word of another request does not outweigh that, several do.
-        if len(wishes) < 2:
-            wishes = {of_model.name: wishes.get(of_model.name) or _wish(of_model, {}, found)}
-    elif (of_model is None and intent is not None and not refused and len(wishes) < 2) or (
-        intent is None and score >= 0.5 and len(wishes) < 2
-    ):
-        wishes = {}
-    return tuple(wishes.values())[:MOST_WISHES], bool(refused)
+    if len(wishes) < 2 and of_model is not None:
+        # The model has read the whole of it: a lone word of another request does not outweigh that, several do.
+        wishes = {of_model.name: wishes.get(of_model.name) or _wish(of_model, {}, found)}
+    elif len(wishes) == 1 and not refused:
+        # One word alone, where the model reads something else: it counts with a detail, or beside a yes or no.
+        (wish,) = wishes.values()
+        request = definition.requests[wish.request]
+        has_detail = is_pointed or any(found.get(name) for name in (*request.slots, *request.optional))
+        answers = intent is not None and bool(intent.means)
+        is_unsure = intent is None and score < _UNSURE
+        if not (has_detail or answers or is_unsure):
+            wishes = {}
+    return tuple(wishes.values())[:MOST_WISHES], worded, bool(refused)
 
 
 def _wish(request: Request, own: Mapping[str, Sequence[Found]], found: Mapping[str, Sequence[Found]]) -> Wish:

@@ -11,12 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from onward.dialogue.hearing import MOST_WISHES, Heard
+from onward.dialogue.hearing import MOST_WISHES, SURE, Heard
 from onward.dialogue.records import ZERO_OF_FACT, Definition, Quote, Slot, State, Step, Understood, Wish
 
 MOST_OPTIONS = 5
 _LONGEST_OPTION = 64
 _MOST_TURNS = 1_000_000
+_ANSWER_WORDS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,8 +122,13 @@ def _filling(turn: Turn, wish: Wish, slot: Slot) -> Understood:
     if heard.means == "stop":
         return _abort(turn)
     corrected, notes = _corrected(turn, wish)
-    others = tuple(other for other in heard.wishes if other.request != wish.request)
+    # "order 99999" is an answer to the question, whatever the model would make of it by itself.
+    is_answer = slot.name in heard.found and len(heard.text.split()) <= _ANSWER_WORDS
+    others = () if is_answer else tuple(other for other in heard.wishes if other.request != wish.request)
     is_text = slot.type == "text"
+    meant = heard.intent.request if heard.intent is not None and heard.score >= SURE else ""
+    if others and meant != wish.request and any(other.request == meant for other in others):
+        return _start(turn, (*others, *turn.state.queue), notes=("dropped",))
     if corrected is not None and slot.name in corrected.slots and not (is_text and (heard.is_question or others)):
         return _start(turn, (corrected, *turn.state.queue), notes=notes)
     if others and not heard.is_question:
@@ -179,23 +185,35 @@ def _pointed(turn: Turn, slot: Slot, current: Any) -> str | None:
     return None
 
 
-def _start(turn: Turn, wishes: Sequence[Wish], *, notes: tuple[str, ...] = ()) -> Understood:
+def _start(
+    turn: Turn,
+    wishes: Sequence[Wish],
+    *,
+    notes: tuple[str, ...] = (),
+    quote: Quote | None = None,
+    ask_first: bool = False,
+) -> Understood:
     """Begin with the first wish; the others wait."""
-    wish, troubles = wishes[0], []
-    for name in (*turn.definition.requests[wish.request].slots, *turn.definition.requests[wish.request].optional):
+    wish, troubles = _pruned(turn, wishes[0])
+    state, step = advance(turn.definition, wish, turn.profile, ask_first=ask_first)
+    state = replace(state, queue=_queue([_pruned(turn, other)[0] for other in wishes[1:]]))
+    return _done(turn, state, step, wish=state.wish or state.last, notes=(*notes, *troubles), quote=quote)
+
+
+def _pruned(turn: Turn, wish: Wish) -> tuple[Wish, tuple[str, ...]]:
+    """The wish with what "my last order" points at, without what cannot be; and what is wrong with that."""
+    request, slots, troubles = turn.definition.requests[wish.request], dict(wish.slots), []
+    for name in (*request.slots, *request.optional):
         slot, values = turn.definition.slots[name], turn.heard.found.get(name, ())
-        pointed = _pointed(turn, slot, wish.slots.get(name)) if turn.heard.pointer == "last" else None
-        if name not in wish.slots and pointed is not None:
-            wish = replace(wish, slots={**wish.slots, name: pointed})
-        if name not in wish.slots and values and values[0].trouble:
+        if name not in slots and turn.heard.pointer == "last" and (pointed := _pointed(turn, slot, None)) is not None:
+            slots[name] = pointed
+        if name not in slots and values and values[0].trouble:
             troubles.append(f"trouble.{name}.{values[0].trouble}")
-        most = looked_up(slot, wish.slots, turn.profile) if slot.type == "amount" else None
-        if most is not None and wish.slots.get(name, 0.0) > most:
+        most = looked_up(slot, slots, turn.profile) if slot.type == "amount" else None
+        if most is not None and slots.get(name, 0.0) > most:
             troubles.append(f"trouble.{name}.too_large")
-            wish = replace(wish, slots={key: value for key, value in wish.slots.items() if key != name})
-    state, step = advance(turn.definition, wish, turn.profile)
-    state = replace(state, queue=_queue(wishes[1:]))
-    return _done(turn, state, step, wish=state.wish or state.last, notes=(*notes, *dict.fromkeys(troubles)))
+            del slots[name]
+    return Wish(request=wish.request, slots=slots), tuple(dict.fromkeys(troubles))
 
 
 def _queue(wishes: Sequence[Wish]) -> tuple[Wish, ...]:
@@ -260,7 +278,6 @@ def _fresh(turn: Turn) -> Understood:
     heard, definition, state = turn.heard, turn.definition, turn.state
     intent = heard.intent
     quote = heard.quote if heard.quote and heard.quote.known >= definition.settings.least_known else None
-    details = any(heard.found.values())
     if (
         state.last is not None
         and not heard.wishes
@@ -270,20 +287,22 @@ def _fresh(turn: Turn) -> Understood:
         if corrected is not None:
             return _start(turn, (corrected,), notes=notes)
     wants = heard.wishes if heard.wishes else ()
-    if heard.is_question and quote is not None and not (wants and (details or heard.pointer == "last")):
+    if heard.is_question and quote is not None and not (wants and (wants[0].slots or heard.pointer == "last")):
         offer = f"offer:{wants[0].request}" if wants else ""
         return _done(turn, State(awaiting=offer, last=state.last), "answer", quote=quote)
     if wants:
-        return _start(turn, wants)
+        # Who did not say it in so many words is told first what we say about it.
+        sensed = len(wants) == 1 and wants[0].request not in heard.worded
+        return _start(turn, wants, quote=quote if sensed else None, ask_first=sensed and heard.score < SURE)
     if intent is not None and intent.say and not (heard.is_question and quote is not None):
         return _done(turn, State(last=state.last), "talk", say=intent.say)
     if intent is not None and intent.answer and quote is None and intent.article:
         article = definition.articles[intent.article]
         quote = Quote(article=article, sentence=article.sentences[0], known=heard.score)
+    if heard.means in ("yes", "no", "stop") and not heard.is_question:
+        return _done(turn, State(last=state.last), "talk", say="idle")
     if quote is not None:
         return _done(turn, State(last=state.last), "answer", quote=quote)
-    if heard.means in ("yes", "no", "stop"):
-        return _done(turn, State(last=state.last), "talk", say="idle")
     misunderstood = state.misunderstood + 1
     if misunderstood >= definition.settings.misunderstandings:
         return _hand_over(turn, notes=("misunderstood",))

@@ -26,6 +26,7 @@ from onward.types import Signature
 
 PICKLED_SUFFIXES = frozenset({".pkl", ".pickle", ".joblib", ".pt", ".pth", ".ckpt", ".pyc"})
 POLICY_FILE = "policy.toml"
+DIALOGUE_FILE = "dialogue.toml"
 
 CheckFolder: TypeAlias = Callable[[Path, Manifest], object]
 """Raises what the layers above find wrong with a folder, before it is locked: its policy, for one."""

@@ -24,7 +24,6 @@ from onward.act.targets import Targets, load_targets
 from onward.decide.audit import note_erasure
 from onward.decide.rules import Rules
 from onward.dialogue.conversations import Conversations, Message, told_json
-from onward.dialogue.dialogue import Dialogue
 from onward.errors import OnwardError, PackageError, Unavailable
 from onward.generate.answer import readable
 from onward.pipeline import Pipeline
@@ -65,7 +64,7 @@ class Local:
         wait_s: float = 2.0,
     ) -> None:
         """Raises `PackageError` where the package has no dialogue or no policy."""
-        dialogue = Dialogue.open(pipeline.package.folder, pipeline.manifest)
+        dialogue = pipeline.dialogue
         if dialogue is None or not isinstance(pipeline.policy, Rules):
             expected = "a package with dialogue.toml and policy.toml"
             raise PackageError(
@@ -84,13 +83,13 @@ class Local:
         ruling = Ruling(package=pipeline.package.id, rules=pipeline.policy, fields=frozenset(self._fields))
         desk = Desk(self.writer, keys, targets)
         self.conversations = Conversations(
-            dialogue, ruling, desk, store, self.writer, wake=self.relay.wake, wait_s=wait_s
+            dialogue, ruling, desk, store, self.writer, keys=keys, wake=self.relay.wake, wait_s=wait_s
         )  # fmt: skip
 
     def say(self, text: str, conversation: str) -> dict[str, Any]:
         """See `Partner`."""
         bounded = self.conversations.dialogue.bounded(text)
-        item = {"text": bounded, "customer": self.customer}
+        item = {"text": bounded} | ({"customer": self.customer} if self.customer else {})
         answer, failure = None, ""
         try:
             answer = readable(self._pipeline({name: value for name, value in item.items() if name in self._fields}))
