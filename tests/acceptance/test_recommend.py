@@ -64,8 +64,8 @@ def tell(client: httpx.Client, person: str, *events: dict[str, Any], tenant: str
     assert response.status_code in (200, 201, 202), response.text
 
 
-def rated(movie: int, stars: float) -> dict[str, Any]:
-    return {"kind": "rating", "data": {"movie": movie, "stars": stars}}
+def rated(movie: int, stars: float, **more: Any) -> dict[str, Any]:
+    return {"kind": "rating", "data": {"movie": movie, "stars": stars}, **more}
 
 
 def test_each_event_changes_the_very_next_answer_and_what_was_seen_is_not_recommended(client: httpx.Client) -> None:
@@ -99,7 +99,8 @@ def test_who_only_says_which_genres_they_like_gets_those(client: httpx.Client) -
 
 
 def test_a_profile_answers_as_the_same_history_given_with_the_request(client: httpx.Client) -> None:
-    tell(client, "eva", rated(ALIEN, 4.5), {"kind": "watch", "data": {"movie": STAR_WARS}}, rated(EMPIRE, 3.5))
+    watched = {"kind": "watch", "data": {"movie": STAR_WARS}, "at": 2000.0}
+    tell(client, "eva", rated(EMPIRE, 3.5, at=3000.0), watched, rated(ALIEN, 4.5, at=1000.0))
     given = films(client, history=[EMPIRE, STAR_WARS, ALIEN], stars=[3.5, 4.0, 4.5])
     assert films(client, person="eva") == given
 
