@@ -7,6 +7,7 @@ that outlives them. Time is given to them, so that leases run out without waitin
 from __future__ import annotations
 
 import json
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -49,6 +50,20 @@ breaker_failures = 1000
         for name in NAMES
     ]
 )
+LEDGER = """
+[connection.ledger]
+url_file = "ledger.url"
+
+[[target]]
+action = "ledger"
+packages = ["fraud"]
+kind = "sql"
+connection = "ledger"
+statement = "UPDATE ledger SET booked = booked + 1 WHERE id = :card"
+rows = 1
+reconcile_after_s = 1
+breaker_failures = 1000
+"""
 # One line of JSON is one relay: forked, run, waited for; its wait status is the answer.
 NURSERY = """
 import json, os, sys, time, traceback
@@ -166,9 +181,22 @@ def store(url: str) -> Iterator[Store]:
 
 @pytest.fixture
 def actions(tmp_path: Path, receiver: Receiver) -> str:
+    (tmp_path / "ledger.url").write_text(f"sqlite:///{tmp_path / 'ledger.db'}")
+    with sqlite3.connect(tmp_path / "ledger.db") as ledger:
+        ledger.execute("CREATE TABLE ledger (id TEXT PRIMARY KEY, booked INTEGER)")
+        ledger.executemany("INSERT INTO ledger VALUES (?, 0)", [(f"c{number}",) for number in range(200)])
+    ledger.close()
     file = tmp_path / "actions.toml"
-    file.write_text(ACTIONS.replace("URL", receiver.url).replace("STATUS", receiver.status_url))
+    file.write_text(ACTIONS.replace("URL", receiver.url).replace("STATUS", receiver.status_url) + LEDGER)
     return str(file)
+
+
+def booked(tmp_path: Path) -> dict[str, int]:
+    """What SQL actions did, on a statement that would do it twice if it ran twice."""
+    with sqlite3.connect(tmp_path / "ledger.db") as ledger:
+        found = dict(ledger.execute("SELECT id, booked FROM ledger WHERE booked > 0").fetchall())
+    ledger.close()
+    return found
 
 
 def behave(key: str, earlier: int) -> str:
@@ -198,7 +226,7 @@ def test_killed_at_every_point_and_started_again_each_action_has_exactly_one_eff
     for round_number, point in enumerate(name for name in RELAY_POINTS for _ in range(times)):
         these = [draft(name, decision=f"d{round_number}") for name in NAMES]
         drafts += these
-        reserve(store, *these)
+        reserve(store, *these, draft("ledger", decision=f"d{round_number}", card=f"c{round_number}"))
         # First a relay that dies with a lease, so that there is one to settle; then one that dies at the point; at the
         # second turn of a point, a little later; then one that is left to work.
         for at, hit in (("relay.executing", 1 + round_number % 3), (point, 1 + round_number % 2), ("", 1)):
@@ -210,6 +238,7 @@ def test_killed_at_every_point_and_started_again_each_action_has_exactly_one_eff
             now_s += 10_000.0
         outcome_is_right(store, receiver, these)
     outcome_is_right(store, receiver, drafts)
+    assert booked(tmp_path) == {f"c{number}": 1 for number in range(len(RELAY_POINTS) * times)}
     assert set(log.read_text().split()) == set(RELAY_POINTS)
     assert {name for name in RELAY_POINTS if not killed[name]} == set()
     assert killed.total() >= 25 * times
