@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Any, TypeAlias
 
 import onward
-from onward.package.records import Labels, Named
+from onward.package.records import Catalogue, Labels, Named
 from onward.runners.serve.served import ServedModel
 from onward.types import Field
 
@@ -127,6 +127,14 @@ def _answer_body(model: ServedModel, decides: bool) -> Schema:
     return {"oneOf": [_object(one, required[0]), _object(several, required[1])]}
 
 
+def _record(step: Catalogue) -> Schema:
+    """A record of a catalogue: its own keys, which the file says, and what the step adds."""
+    parts: Schema = {"id": {"type": "integer"}}
+    parts |= {"score": {"type": "number"}} if step.scores else {}
+    parts |= {"reason": {"type": "string"}} if step.reason else {}
+    return _object(parts, list(parts)) | {"additionalProperties": True}
+
+
 def _outputs(model: ServedModel) -> Schema:
     """The parts of an answer: output fields, and the names that stand for scores."""
     fields = {field.name: field for field in model.signature.outputs}
@@ -137,6 +145,9 @@ def _outputs(model: ServedModel) -> Schema:
             hidden |= {step.scores, step.indices}
             label: Schema = {step.output: {"type": "string"}, "score": {"type": "number"}}
             shown |= label | {f"{step.output}s": {"type": "array", "items": _object(label, list(label))}}
+        elif isinstance(step, Catalogue):
+            hidden |= set(step.tensors)
+            shown[step.output] = {"type": "array", "maxItems": step.top_k, "items": _record(step)}
         elif isinstance(step, Named):
             hidden.add(step.input)
             shown[step.input] = _object({name: {"type": "number"} for name in step.names}, [])
