@@ -189,6 +189,12 @@ def test_where_the_deadline_passes_the_fallback_is_decided_and_recorded(
     assert any(entry["subject"] == decision["decision_id"] for entry in audit(admin))
 
 
+def test_an_answer_that_is_no_number_is_no_answer(client: httpx.Client) -> None:
+    told = asked(client, [3e38, 0.0, 0.0])  # twice that is beyond what FP32 holds
+    assert told["answer"] is None and told["failure"] == "EXECUTION_FAILED"
+    assert told["decision"]["outcome"] == "review"
+
+
 # --- Idempotency keys and tenants ---
 
 

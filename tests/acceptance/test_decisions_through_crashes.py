@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import pytest
 
 from onward.testing import tiny_package
 from tests.acceptance.conftest import Server, serving, start, wait_until_ready
-from tests.acceptance.deciding import LARGE, SMALL, Place, Target, asked, audit, settled, until, write_package
+from tests.acceptance.deciding import LARGE, POLICY, SMALL, Place, Target, asked, audit, settled, until, write_package
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +129,22 @@ def test_a_full_disk_refuses_decisions_and_loses_none_that_was_told(
         [sys.executable, "-m", "onward", "audit", "verify", *place.options[:2]], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_version_that_is_loaded_anew_decides_by_its_new_policy_and_counts_on(tmp_path: Path, target: Target) -> None:
+    place, folder = Place(tmp_path, target), tmp_path / "repository" / "tiny" / "1.0.0"
+    write_package(folder)
+    with serving(tmp_path / "repository", *place.options, "--watch-interval", "0.1") as server:
+        with httpx.Client(base_url=server.url, timeout=30) as client:
+            assert asked(client, SMALL)["decision"]["outcome"] == "approve"
+            shutil.rmtree(folder)
+            write_package(folder, POLICY.replace('default = { outcome = "approve"', 'default = { outcome = "review"'))
+            until(lambda: asked(client, SMALL)["decision"]["outcome"] == "review")
+            counted = [line for line in client.get("/metrics").text.splitlines() if "onward_decisions_total{" in line]
+            assert len(counted) == 2 == len({line.partition("}")[0] for line in counted})
+        with httpx.Client(base_url=server.admin_url) as admin:
+            digests = {one["body"]["policy"]["digest"] for one in audit(admin) if one["kind"] == "decision"}
+        assert len(digests) == 2
 
 
 def test_sigterm_answers_what_is_under_way_and_finishes_what_it_does(

@@ -241,6 +241,7 @@ def metadata(served: ServedModel, models: Models) -> dict[str, Any]:
             "description": manifest.package.description,
         },
         "decides": served.decider is not None,
+        "talks": served.pipeline.dialogue is not None,
         "fields": {
             "inputs": [_field(field) for field in signature.inputs],
             "outputs": [_field(field) for field in signature.outputs],

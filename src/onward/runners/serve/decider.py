@@ -8,7 +8,6 @@ never waits on it.
 from __future__ import annotations
 
 import hashlib
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
@@ -17,6 +16,7 @@ from typing import Any, Protocol, TypeAlias
 import msgspec
 
 from onward.act.desk import Case, Recorded, Ruling
+from onward.decide.plain import NotRecordable
 from onward.decide.policy import Facts, Profile
 from onward.errors import ExecutionError, OnwardError
 from onward.generate.answer import readable_decision
@@ -28,7 +28,8 @@ from onward.telemetry import DecisionMetrics, ModelMetrics
 from onward.types import Item
 
 _encode = msgspec.json.Encoder().encode
-_REPEATED: Headers = {b"idempotent-replayed": b"true"}
+REPEATED: Headers = {b"idempotent-replayed": b"true"}
+"""Goes with an answer that was recorded before, under the same key."""
 
 Answers: TypeAlias = Sequence[Mapping[str, Any] | None]
 """What the model said of each item, as JSON can hold it; None where it failed."""
@@ -47,19 +48,25 @@ class Recorder(Protocol):
 class Decider:
     """The policy of one served version, as requests meet it."""
 
-    def __init__(self, pipeline: Pipeline, ruling: Ruling, recorder: Recorder, models: ModelMetrics) -> None:
+    def __init__(
+        self, pipeline: Pipeline, ruling: Ruling, recorder: Recorder, models: ModelMetrics, metrics: DecisionMetrics
+    ) -> None:
         self.ruling = ruling
         self.recorder = recorder
         self.model_metrics = models
-        self.metrics = DecisionMetrics(ruling.package.name, ruling.package.version)
+        self.metrics = metrics
         self._profile = pipeline.profile
         self._entity = pipeline.manifest.profile.entity if pipeline.manifest.profile else ""
         package = ruling.package
         self.tail = b',"package":%b,"version":%b,"request_id":"' % (_encode(package.name), _encode(package.version))
 
-    def take(self, exchange: Exchange, call: Call) -> None:
-        """From here on the request is decided, even where the model fails. Raises `MalformedBody` for its headers."""
+    def take(self, exchange: Exchange, call: Call) -> Call:
+        """From here on the request is decided, even where the model fails. Returns what the model is to be asked.
+
+        Raises `MalformedBody` for the request's headers.
+        """
         exchange.undecided = Undecided(self, exchange, call, caller_of(exchange.headers))
+        return call
 
     def case(
         self, item: Item, answer: Mapping[str, Any] | None, profile: Profile | None, now_s: float, failure: str
@@ -90,10 +97,6 @@ class Undecided:
         """See `onward.runners.serve.exchange.Undecided`."""
         if self._exchange.disconnected:
             return  # nothing is decided for nobody: who left without an answer can ask again
-        odd = next((where for where, value in _leaves(answers) if not math.isfinite(value)), None)
-        if odd is not None:
-            # Nothing can be decided on it: no comparison with NaN means anything.
-            raise ExecutionError("the model gave a number that is not finite", where=odd)
         self._exchange.undecided = None
         self._record(answers, "")
 
@@ -117,6 +120,15 @@ class Undecided:
         decider, exchange = self._decider, self._exchange
         try:
             recorded = future.result()
+        except NotRecordable as error:
+            if error.where.startswith("result") and self._answers[0] is not None:
+                # A number that is not finite, for one: no comparison with it means anything, so it is no answer.
+                decider.model_metrics.fail(ExecutionError.code)
+                self.fall_back(ExecutionError())
+                return
+            decider.model_metrics.fail(error.code)
+            exchange.fail(error)
+            return
         except OnwardError as error:
             decider.model_metrics.fail(error.code)
             exchange.fail(error)
@@ -129,7 +141,7 @@ class Undecided:
         for one in () if repeated else recorded:
             decider.metrics.count(one.decision.outcome, one.facts.failure)
         decider.metrics.commit_s.observe(time.monotonic() - self._submitted_s)
-        exchange.respond(self._body(recorded, repeated), headers=_REPEATED if repeated else None)
+        exchange.respond(self._body(recorded, repeated), headers=REPEATED if repeated else None)
         decider.model_metrics.request_s.observe(time.monotonic() - exchange.arrived_s)
 
     def _body(self, recorded: Sequence[Recorded], repeated: bool) -> bytes:
@@ -149,18 +161,6 @@ def readable_record(recorded: Recorded) -> dict[str, Any]:
     """A recorded decision as JSON can hold it."""
     actions = [{"action_id": one.action_id, "name": one.name, "state": one.state} for one in recorded.actions]
     return {**readable_decision(recorded.decision), "decision_id": recorded.decision_id, "actions": actions}
-
-
-def _leaves(value: Any, where: str = "") -> Any:
-    """Every float in a plain value, with the name it stands under."""
-    if isinstance(value, float):
-        yield where, value
-    elif isinstance(value, Mapping):
-        for name, part in value.items():
-            yield from _leaves(part, where or str(name))
-    elif isinstance(value, list | tuple):
-        for part in value:
-            yield from _leaves(part, where)
 
 
 def _without_bytes(value: Any) -> Any:

@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 from onward.act.desk import Case, Desk, Recorded, Ruling
 from onward.act.relay import Relay
@@ -37,11 +37,19 @@ from onward.store.sql import open_store
 from onward.store.store import Reader, Store, StoreUnavailable, Transaction
 from onward.store.writer import Writer
 from onward.telemetry import Backlog, DecisionMetrics, ModelMetrics
+from onward.types import PackageId
+
+if TYPE_CHECKING:  # only where people talk with a package
+    from onward.dialogue.conversations import Conversations
+    from onward.dialogue.dialogue import Dialogue
+    from onward.runners.serve.talker import Talker
 
 _log = logging.getLogger("onward.serve")
 _RETRY_S = 1.0
 _BACKLOG_FRESH_S = 1.0
 _READERS = 4
+_TALKS = 32  # each may wait a while for what its reply depends on
+_PURGE_S = 600.0
 _LONGEST_WAIT_S = 30.0
 _FIRST_LOOK_S = 0.01
 _LATER_LOOK_S = 0.25
@@ -73,7 +81,9 @@ class Decisions:
         self._closed = False
         self._finished: deque[tuple[Then, Future[list[Recorded]]]] = deque()
         self._deliver_scheduled = False
-        self._counters: list[DecisionMetrics] = []
+        self.talking = ThreadPoolExecutor(max_workers=_TALKS, thread_name_prefix="onward-pool-talk")
+        self._features: dict[str, Features] = {}
+        self._counters: dict[tuple[str, str], DecisionMetrics] = {}
         self._backlog: Backlog | None = None
         self._backlog_s = 0.0
 
@@ -118,20 +128,51 @@ class Decisions:
 
     def decider(self, pipeline: Pipeline, metrics: ModelMetrics) -> Decider:
         """The decider of a served version."""
-        rules = pipeline.policy
-        assert isinstance(rules, Rules)
-        fields = pipeline.signature.inputs
-        private = frozenset(field.name for field in (*fields, *pipeline.signature.outputs) if field.private)
-        ruling = Ruling(
-            package=pipeline.package.id, rules=rules, private=private, fields=frozenset(field.name for field in fields)
+        return Decider(pipeline, _ruling(pipeline), self, metrics, self._counter(pipeline.package.id))
+
+    def talker(self, pipeline: Pipeline, metrics: ModelMetrics) -> Talker:
+        """The same for a version that people talk with."""
+        from onward.runners.serve.talker import Talker
+
+        assert pipeline.dialogue is not None
+        counter = self._counter(pipeline.package.id)
+        return Talker(pipeline, pipeline.dialogue, _ruling(pipeline), self, metrics, counter)
+
+    def _counter(self, package: PackageId) -> DecisionMetrics:
+        """What counts a version's decisions; the same after it has been loaded anew."""
+        made = DecisionMetrics(package.name, package.version)
+        return self._counters.setdefault((package.name, package.version), made)
+
+    def conversations(self, dialogue: Dialogue, ruling: Ruling) -> Conversations:
+        """The conversations with a package. Raises `StoreUnavailable`."""
+        from onward.dialogue.conversations import Conversations
+
+        opened = self._need()
+        return Conversations(
+            dialogue, ruling, opened.desk, opened.store, opened.writer, keys=opened.keys, wake=self.wake_relay
         )
-        decider = Decider(pipeline, ruling, self, metrics)
-        self._counters.append(decider.metrics)
-        return decider
 
     def entities(self, features: Features, metrics: ModelMetrics) -> Entities:
         """What is known of the entities of a served version's items."""
+        if not self._features:
+            self._loop.call_later(_PURGE_S, self._purge)
+        self._features[features.key] = features
         return Entities(features, self, metrics)
+
+    def _purge(self) -> None:
+        """Have events deleted that no package looks at any more, now and then."""
+        if not self._closed:
+            self.threads.submit(self._purge_now)
+            self._loop.call_later(_PURGE_S, self._purge)
+
+    def _purge_now(self) -> None:
+        try:
+            deleted = self._need().profiles.purge(list(self._features.values()))
+        except Exception as error:  # there is a next time
+            _log.warning("old events were not deleted: %s: %s", type(error).__name__, error)
+        else:
+            if deleted:
+                _log.info("%d events were too old for every package, and are deleted", deleted)
 
     @property
     def profiles(self) -> Profiles:
@@ -213,7 +254,7 @@ class Decisions:
 
     def metrics(self) -> Iterable[DecisionMetrics]:
         """The counters of every version that has decided since the start."""
-        return self._counters
+        return self._counters.values()
 
     def backlog(self) -> Backlog | None:
         """The outbox as it was last looked at; None where it could not be."""
@@ -243,7 +284,20 @@ class Decisions:
                 opened.relay.stop(_RELAY_STOP_S)
             opened.writer.close()
             opened.store.close()
-        self.threads.shutdown(wait=False, cancel_futures=True)
+        for executor in (self.threads, self.talking):
+            executor.shutdown(wait=False, cancel_futures=True)
+
+
+def _ruling(pipeline: Pipeline) -> Ruling:
+    rules = pipeline.policy
+    assert isinstance(rules, Rules)
+    inputs, outputs = pipeline.signature.inputs, pipeline.signature.outputs
+    return Ruling(
+        package=pipeline.package.id,
+        rules=rules,
+        private=frozenset(field.name for field in (*inputs, *outputs) if field.private),
+        fields=frozenset(field.name for field in inputs),
+    )
 
 
 def _wait(text: str) -> float:

@@ -61,7 +61,7 @@ def document(served: Iterable[ServedModel], newest: Iterable[ServedModel]) -> Sc
 
 def _operation(model: ServedModel, version: str) -> Schema:
     package = model.pipeline.manifest.package
-    decides = model.decider is not None
+    decides, talks = model.decider is not None, model.pipeline.dialogue is not None
     parameters: list[Schema] = [_TIMEOUT]
     on_request = [field.name for field in model.signature.outputs if field.on_request]
     if on_request:
@@ -81,10 +81,10 @@ def _operation(model: ServedModel, version: str) -> Schema:
         "tags": [model.id.name],
         "summary": package.description or f"Ask {model.id.name}.",
         "parameters": parameters,
-        "requestBody": {"required": True, "content": _bodies(model.signature.inputs)},
+        "requestBody": {"required": True, "content": _message(model) if talks else _bodies(model.signature.inputs)},
         "responses": {
             "200": {"description": "The answer." if not decides else "The answer and its recorded decision.",
-                    "content": {"application/json": {"schema": _answer_body(model, decides)}}},
+                    "content": {"application/json": {"schema": _reply() if talks else _answer_body(model, decides)}}},
             **{status: _failure(text) for status, text in sorted(errors.items())},
         },
     }  # fmt: skip
@@ -125,6 +125,23 @@ def _answer_body(model: ServedModel, decides: bool) -> Schema:
         }  # fmt: skip
     required = [name for name in one if name != "failure"], [name for name in several if name != "failure"]
     return {"oneOf": [_object(one, required[0]), _object(several, required[1])]}
+
+
+def _message(model: ServedModel) -> Schema:
+    """The body of one message to a package that people talk with."""
+    fields = model.signature.inputs
+    conversation = {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$", "description": "Left out, a new one begins."}
+    parts = {field.name: _field(field) for field in fields} | {"conversation": conversation}
+    item = _object(parts, [field.name for field in fields if _needed(field)])
+    return {"application/json": {"schema": item}, "text/plain": {"schema": {"type": "string"}}}
+
+
+def _reply() -> Schema:
+    text = {"type": "string"}
+    article = {"type": ["object", "null"], "description": "The page of the help centre that the reply quotes."}
+    names = ("reply", "intent", "conversation", "package", "version", "request_id")
+    decision = {"$ref": "#/components/schemas/Decision"}
+    return _object(dict.fromkeys(names, text) | {"article": article, "decision": decision}, [*names, "decision"])
 
 
 def _record(step: Catalogue) -> Schema:

@@ -72,7 +72,9 @@ class Policies:
     def equip(self, served: ServedModel) -> None:
         """Give a served version what its package needs; `open` came first where that is anything."""
         if served.pipeline.policy is not None:
-            served.decider = self.decisions.decider(served.pipeline, served.metrics)
+            talks = served.pipeline.dialogue is not None
+            make = self.decisions.talker if talks else self.decisions.decider
+            served.decider = make(served.pipeline, served.metrics)
         if served.pipeline.prepare.features is not None:
             served.entities = self.decisions.entities(served.pipeline.prepare.features, served.metrics)
 

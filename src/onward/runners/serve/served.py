@@ -34,6 +34,7 @@ from onward.types import Array, Field, Item, Prepared, Result
 if TYPE_CHECKING:  # what decides is imported only where a package has a policy
     from onward.runners.serve.decider import Decider
     from onward.runners.serve.entities import Entities
+    from onward.runners.serve.talker import Talker
 
 __all__ = ["ServedModel", "Speed"]
 
@@ -63,7 +64,7 @@ class ServedModel:
         self.lane = Lane(pipeline, self.metrics, inline=inline)
         self.speed = speed
         # Set before the first request, where the package has a policy, or features of entities.
-        self.decider: Decider | None = None
+        self.decider: Decider | Talker | None = None
         self.entities: Entities | None = None
         self._pool = pool
         media = any(field.content in ("image", "audio") for field in self.signature.inputs)
@@ -140,7 +141,7 @@ class ServedModel:
 
     def _answer_items(self, exchange: Exchange, call: plain.Call, fetches: tuple[str, ...], deadline_s: float) -> None:
         if self.decider is not None:
-            self.decider.take(exchange, call)
+            call = self.decider.take(exchange, call)
         then = partial(self._queue_plain, exchange, call, len(call.items), fetches, deadline_s)
         if self.entities is None:
             self._prepare(exchange, call.items, deadline_s, then)

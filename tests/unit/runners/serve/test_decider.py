@@ -11,13 +11,14 @@ from typing import Any, cast
 import pytest
 
 from onward.act.desk import Case, Recorded, Ruling
+from onward.decide.plain import NotRecordable
 from onward.errors import DeadlineExceeded, ExecutionError, MalformedBody, OnwardError, Overloaded, TooLarge
 from onward.pipeline import Pipeline
 from onward.runners.serve.decider import Caller, Decider, caller_of
 from onward.runners.serve.exchange import Exchange, Headers, Route
 from onward.runners.serve.plain import Call
 from onward.store.store import StoreUnavailable
-from onward.telemetry import ModelMetrics
+from onward.telemetry import DecisionMetrics, ModelMetrics
 from onward.testing import tiny_package
 from onward.types import Decision
 
@@ -89,7 +90,7 @@ def recorder() -> Recorder:
 @pytest.fixture
 def decider(pipeline: Pipeline, recorder: Recorder) -> Decider:
     ruling = Ruling(package=pipeline.package.id, rules=cast(Any, pipeline.policy), fields=frozenset({"x"}))
-    return Decider(pipeline, ruling, recorder, ModelMetrics("tiny", "1.0.0"))
+    return Decider(pipeline, ruling, recorder, ModelMetrics("tiny", "1.0.0"), DecisionMetrics("tiny", "1.0.0"))
 
 
 ITEM = {"x": [1.0, 2.0, 3.0]}
@@ -168,14 +169,22 @@ def test_a_decision_that_cannot_be_recorded_is_an_error_and_not_tried_again(
     assert len(recorder.asked) == 2 and not decider.metrics.decisions
 
 
-@pytest.mark.parametrize("odd", [float("nan"), float("inf")])
-def test_a_number_that_is_not_finite_is_no_answer(decider: Decider, recorder: Recorder, odd: float) -> None:
+def test_an_answer_that_cannot_be_recorded_is_none(decider: Decider, recorder: Recorder) -> None:
     exchange = taken(decider)
     assert exchange.undecided is not None
-    with pytest.raises(ExecutionError) as caught:
-        exchange.undecided.decide([{"y": [1.0, odd]}])
-    exchange.fail(caught.value)  # as the lane does
-    assert recorder.asked[0][0][0].facts.failure == "EXECUTION_FAILED"
+    exchange.undecided.decide([{"y": [1.0, float("nan")]}])
+    recorder.finish(NotRecordable(where="result.y", found="nan"))
+    assert not exchange.answers and recorder.asked[1][0][0].facts.failure == "EXECUTION_FAILED"
+    recorder.finish()
+    assert exchange.answers[0][0] == 200 and exchange.answers[0][1]["answer"] is None
+
+
+def test_an_input_that_cannot_be_recorded_is_an_error(decider: Decider, recorder: Recorder) -> None:
+    exchange = taken(decider)
+    assert exchange.undecided is not None
+    exchange.undecided.decide([{"y": [1.0]}])
+    recorder.finish(NotRecordable(where="input.x", found="nan"))
+    assert [answer[0] for answer in exchange.answers] == [400] and len(recorder.asked) == 1
 
 
 def test_nothing_is_decided_for_a_client_that_left(decider: Decider, recorder: Recorder) -> None:
