@@ -286,6 +286,9 @@ function shown(value, field) {
 		const rows = Object.entries(value).sort((a, b) => Math.abs(b[1]) - Math.abs(a[1]));
 		return rows.every(([, part]) => typeof part === "number") ? bars(rows) : pairs(shownPairs(value));
 	}
+	if (value.length && value.every((part) => part?.title)) {
+		return h("ol", 0, value.map(({ title, reason }) => h("li", 0, title, h("div.hint", 0, reason ?? ""))));
+	}
 	const flat = value.flat(9);
 	const start = flat.slice(0, 6).map((part) => (Object(part) === part ? JSON.stringify(part) : scalar(part))).join(", ");
 	return flat.length > 6 ? more(`${start}, … (${flat.length} values)`, pre(JSON.stringify(value))) : `${start} ${field?.units ?? ""}`;
