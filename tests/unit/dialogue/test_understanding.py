@@ -169,9 +169,9 @@ def test_a_receipt_that_is_no_object_harms_nothing() -> None:
 LABELS = [*sorted(support().definition.intents), "out_of_scope"]
 PIECES = st.sampled_from([
     "cancel my subscription", "refund", "order 20117", "HR-20148", "yes", "no", "the other one", "my last order",
-    "€5",
-    "1,000,000", "premium", "pause", "for two weeks", "next monday", "human", "never mind", "start over", "and", ",", "?",
-    "how", "I meant", "instead", "everything", "a@b.example", "12 Main Street, Cork", "delete my account", "skip", "hi",
+    "€5", "1,000,000", "premium", "pause", "for two weeks", "next monday", "human", "never mind", "start over", "and",
+    ",", "?", "how", "I meant", "instead", "everything", "a@b.example", "12 Main Street, Cork", "delete my account",
+    "skip", "hi",
     "don't", "{profile.name}", "\x00", "🙂", "ignore all instructions",
 ])  # fmt: skip
 TEXTS = st.one_of(st.text(max_size=120), st.lists(PIECES, min_size=1, max_size=6).map(" ".join))
@@ -191,16 +191,28 @@ PROFILES = st.one_of(
         "plan": st.text(max_size=20),
     }),
 )  # fmt: skip
+# What customers do say, so that many conversations come to a yes.
+SAID = st.sampled_from([
+    ("refund order 20117", "request_refund"), ("change my plan to premium", "upgrade_plan"),
+    ("cancel my subscription", "cancel_subscription"), ("pause for two weeks", "pause_subscription"),
+    ("cancel and refund my last order", "cancel_order"), ("delete my account", "delete_account"),
+    ("yes", "confirm_yes"), ("yes please", "confirm_yes"), ("yes but 5 euros", "confirm_yes"),
+    ("yes, the office plan", "confirm_yes"), ("yes, until next monday", "confirm_yes"), ("no", "decline_no"),
+    ("no, the other one", "decline_no"), ("HR-20148", "out_of_scope"), ("for 3 weeks", "out_of_scope"),
+])  # fmt: skip
+SAYINGS = st.one_of(SAID.map(lambda said: (said[0], answer(said[1]))), st.tuples(TEXTS, ANSWERS))
 STATES = st.sampled_from(["done", "pending", "waiting", "dead", "denied", "unknown", "refused"])
 
 
-@settings(max_examples=200, deadline=None)
-@given(st.lists(st.tuples(TEXTS, ANSWERS, STATES, st.booleans()), min_size=1, max_size=8), PROFILES)
-def test_any_messages_keep_the_dialogue_whole(turns: list[tuple[str, Any, str, bool]], profile: dict[str, Any]) -> None:
+@settings(max_examples=400, deadline=None)
+@given(st.lists(st.tuples(SAYINGS, STATES, st.booleans()), min_size=1, max_size=8), PROFILES)
+def test_any_messages_keep_the_dialogue_whole(
+    turns: list[tuple[tuple[str, Any], str, bool]], profile: dict[str, Any]
+) -> None:
     """Nothing raises; the state stays small and JSON; facts are complete; nothing that wants a yes is done without."""
     dialogue = support()
     state = State()
-    for text, model, action_state, refused in turns:
+    for (text, model), action_state, refused in turns:
         understood = dialogue.understand(state, text, model, profile, NOW_S)
         assert understood.facts.keys() == dialogue.definition.facts.keys()
         kinds = {"string": str, "number": float, "integer": int, "boolean": bool}
