@@ -37,9 +37,13 @@ def answer_table(answer: Mapping[str, Any]) -> Table:
             continue
         if key in scored:
             for entry in value:
-                label = next(part for part_name, part in entry.items() if part_name not in ("score", "id"))
+                label = next((part for part_name, part in entry.items() if part_name not in ("score", "id")), "")
                 # A score with a reason is no share of anything: a bar would say nothing.
-                why = f"[dim]{escape(entry['reason'])}[/]" if "reason" in entry else f"[cyan]{_bar(entry['score'])}[/]"
+                why = (
+                    f"[dim]{escape(str(entry['reason']))}[/]"
+                    if "reason" in entry
+                    else f"[cyan]{_bar(entry['score'])}[/]"
+                )
                 table.add_row(f"  {escape(str(label))}", f"{entry['score']:.3f}", why)
         else:
             table.add_row(f"  {escape(key)}", escape(_readable(value)))

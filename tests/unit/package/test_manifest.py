@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from onward.errors import ManifestError
 from onward.package.manifest import (
     Batching,
+    Catalogue,
     DecodeImage,
     Execute,
     GenerateGraph,
@@ -144,6 +145,13 @@ CASES: list[tuple[str, str, str, str, str]] = [
         "s",
     ),
     (
+        BASE + '[[generate]]\nstep = "catalogue"\nids = "i"\nreasons = ["popular"]\n',
+        "onward.toml:11: generate[0].reason",
+        "missing",
+        "both or neither",
+        "",
+    ),
+    (
         HEAD + INPUT + "minimum = 2\nmaximum = 1\n" + OUTPUT,
         "onward.toml:9: input[0].maximum",
         "below",
@@ -269,6 +277,7 @@ def manifests(draw: st.DrawFn) -> Manifest:
         prepare.append(PrepareGraph(file="graphs/prepare.onnx"))
     generate: list[Any] = [GenerateGraph()] if draw(st.booleans()) else []
     generate += [Labels(scores="s", indices="i", top_k=3), Named(input="v", names=columns)]
+    generate.append(Catalogue(ids="i", reason="r", reasons=("popular", "like {title}"), because="b", top_k=7))
     outputs = draw(st.lists(NAMES, min_size=1, max_size=3, unique=True))
     return Manifest(
         package=PackageInfo(name="a", version="1.2", task="tensor", licence=draw(TEXTS), description=draw(TEXTS)),

@@ -135,6 +135,25 @@ def test_names_must_be_as_many_as_values() -> None:
     assert "generate[0].names: not one name for each value; expected 2 names" in problem(text, [X], [Y])
 
 
+CATALOGUE = """[[generate]]
+step = "catalogue"
+ids = "y"
+scores = "scores"
+reason = "why"
+because = "about"
+reasons = ["popular", "like {title}"]
+"""
+
+
+def test_a_catalogue_s_ids_and_reasons_must_be_integers_that_the_graph_gives() -> None:
+    text = TEXT.replace('"y"\ndatatype = "FP32"', '"y"\ndatatype = "INT64"') + CATALOGUE
+    y, why, about = (spec(name, -1, 2, datatype="INT64") for name in ("y", "why", "about"))
+    signature_of(parse_manifest(text), [X], [y, spec("scores", -1, 2), why, about])
+    assert "generate[0].because: the last graph has no such" in problem(text, [X], [y, spec("scores", -1, 2), why])
+    found = problem(text, [X], [y, spec("scores", -1, 2), why, spec("about", -1, 2)])
+    assert "generate[0].because: wrong datatype; expected integers; found FP32" in found
+
+
 def test_labels_keep_spaces_and_empty_lines(tmp_path: Path) -> None:
     (tmp_path / "labels.txt").write_text("a b\n\nc")
     assert read_labels(tmp_path / "labels.txt") == ("a b", "", "c")

@@ -41,6 +41,11 @@ def test_scored_labels_are_bars_and_stand_for_the_best_one() -> None:
     ]
 
 
+def test_a_record_with_a_reason_shows_the_reason_and_no_bar() -> None:
+    lines = drawn({"films": [{"id": 7, "title": "Alien", "score": 0.5, "reason": "popular [now]"}]}).splitlines()
+    assert [line.split() for line in lines] == [["Alien", "0.500", "popular", "[now]"]]
+
+
 @pytest.mark.parametrize(("score", "bars"), [(math.nan, 0), (math.inf, 24), (-5.0, 1), (800.0, 24)])
 def test_scores_that_are_no_shares_are_drawn_too(score: float, bars: int) -> None:
     assert drawn({"labels": [{"label": "a", "score": score}]}).count("█") == bars
@@ -88,6 +93,10 @@ def test_an_answer_shows_input_package_time_and_decision(screen: io.StringIO) ->
         ({"step": "labels", "scores": "s", "indices": "", "output": "label", "file": "l.txt", "top_k": 5},
          "labels  s → label  (l.txt, top_k 5)"),
         ({"step": "named", "input": "c", "names": ["a"]}, "named  c → 1 names"),
+        (
+            {"step": "catalogue", "ids": "ids", "output": "films", "file": "films.jsonl", "top_k": 10},
+            "catalogue  ids → films  (films.jsonl, top_k 10)",
+        ),
         ({"backend": "onnx", "file": "m.onnx", "instances": 2, "threads": 0, "providers": ["cpu"]},
          "onnx  m.onnx  (2 instance(s), a thread for every core, cpu)"),
         ({"backend": "python", "entry": "m:C", "instances": 1, "threads": 1, "providers": ["cpu"]},
