@@ -27,6 +27,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from gallery.asks import ASKS, Ask
 from gallery.builds import NAMES, is_built
+from gallery.support.shop.process import ShopProcess
 from onward.runners.terminal import answer_table
 
 _START_TIMEOUT_S = 30.0
@@ -62,6 +63,7 @@ class Showcase:
         self._build_process: subprocess.Popen[str] | None = None
         self._build_lock = threading.Lock()
         self._leaving = False
+        self._shop: ShopProcess | None = None
 
     def run(self, *, once: bool) -> int:
         """Serve, build, ask; then serve until Ctrl-C unless `once`. Returns the exit code."""
@@ -72,6 +74,7 @@ class Showcase:
         self._repository.mkdir(parents=True, exist_ok=True)
         on_terminate = signal.signal(signal.SIGTERM, signal.default_int_handler)  # leave as with Ctrl-C
         try:
+            self._shop = self._start_shop()
             self._server = self._start_server()
             self._present(once=once)
         except KeyboardInterrupt:
@@ -84,6 +87,8 @@ class Showcase:
             if self._server is not None:
                 self._server.terminate()
                 self._server.wait()
+            if self._shop is not None:  # after the server, whose last actions it may have to carry out
+                self._shop.close()
             signal.signal(signal.SIGTERM, on_terminate)
         return 1 if self._failed else 0
 
@@ -105,13 +110,25 @@ class Showcase:
         if self._server is not None and (code := self._server.poll()) is not None:
             raise ShowcaseError(f"the server ended (exit code {code}); see {self._log}", 70)
 
+    def _start_shop(self) -> ShopProcess | None:
+        """The shop that `support` works for; it begins anew where the server does, since one tells the other."""
+        folder = Path("var/shop")
+        if not Path("var/onward.db").is_file():
+            for file in folder.glob("shop.sqlite*"):
+                file.unlink()
+        return ShopProcess(folder, tell=self._url)
+
     def _start_server(self) -> subprocess.Popen[bytes]:
         self._log.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "onward", "serve", str(self._repository)]
         command += ["--port", str(self._port), "--admin-port", str(self._admin_port)]
+        environment = dict(os.environ)
+        if self._shop is not None:
+            command += ["--actions", str(self._shop.actions)]
+            environment["SHOP_SECRET"] = self._shop.secret
         with self._log.open("wb") as log:
             # A session of its own: Ctrl-C in the terminal reaches us, and we end the server in order.
-            return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+            return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, env=environment)
 
     def _wait_until_live(self) -> None:
         until = time.monotonic() + _START_TIMEOUT_S
@@ -207,7 +224,7 @@ class Showcase:
         self._console.print(
             f"\n[bold]{ask.package} {answer['version']}[/]  {ask.question}  [dim]{elapsed_s * 1e3:.1f} ms[/]"
         )
-        self._console.print(answer_table(answer["answer"]))
+        self._console.print(answer_table(answer["answer"]) if "answer" in answer else f"  {escape(answer['reply'])}")
 
     def _wait_until_ready(self, package: str) -> None:
         until = time.monotonic() + _ANSWER_TIMEOUT_S
@@ -241,7 +258,7 @@ class Showcase:
         say(f"[bold]metrics[/]  {self._url}/metrics")
         say(f"[bold]admin[/]    http://127.0.0.1:{self._admin_port}/admin/models")
         say("[bold]try[/]")
-        for ask in (ASKS["intent"], ASKS["vision"]):
+        for ask in (ASKS["intent"], ASKS["vision"], ASKS["support"]):
             say(f"  {ask.curl(self._url, self._repository)}", soft_wrap=True, markup=False)
         say(f"[dim]the server's log: {self._log}; Ctrl-C ends it[/]")
 

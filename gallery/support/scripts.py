@@ -1,26 +1,17 @@
-"""The scripted conversations, read from `conversations/*.toml`, and a shop process for them to happen in."""
+"""The scripted conversations, read from `conversations/*.toml`, and the customers that they happen to."""
 
 from __future__ import annotations
 
-import json
-import os
-import socket
-import subprocess
-import sys
-import time
 import tomllib
-import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gallery.support.shop.catalogue import CUSTOMERS
-from gallery.support.shop.database import Books
+from gallery.support.shop.catalogue import CUSTOMERS, Customer
+from gallery.support.shop.process import ShopProcess as ShopProcess
 
 HERE = Path(__file__).parent
-ROOT = HERE.parent.parent
-_START_S = 20.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,42 +44,8 @@ def read_scripts() -> list[Script]:
     ]
 
 
-class ShopProcess:
-    """The shop in a process of its own, with a copy of a customer for each script, and `actions.toml` for its port."""
-
-    def __init__(self, folder: Path, scripts: Sequence[Script] = ()) -> None:
-        self.database = folder / "shop.sqlite"
-        models = {customer.customer: customer for customer in CUSTOMERS}
-        copies = [replace(models[script.model], customer=script.customer) for script in scripts if script.customer]
-        Books(self.database, customers=[*CUSTOMERS, *copies]).close()
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
-        self.secret = "secret-of-the-test"
-        self.actions = folder / "actions.toml"
-        text = (HERE / "actions.toml").read_text(encoding="utf-8")
-        self.actions.write_text(text.replace("127.0.0.1:9102", f"127.0.0.1:{self.port}"), encoding="utf-8")
-        command = [sys.executable, "-m", "gallery.support.shop", "--database", str(self.database)]
-        self._process = subprocess.Popen(
-            [*command, "--port", str(self.port)], cwd=ROOT, env={**os.environ, "SHOP_SECRET": self.secret}
-        )
-        until_s = time.monotonic() + _START_S
-        while True:
-            try:
-                self.get("/health")
-                return
-            except OSError:
-                if time.monotonic() > until_s or self._process.poll() is not None:
-                    self.close()
-                    raise
-                time.sleep(0.05)
-
-    def get(self, path: str) -> Any:
-        """What the shop answers."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=10) as response:
-            return json.load(response)
-
-    def close(self) -> None:
-        """End the process."""
-        self._process.terminate()
-        self._process.wait()
+def customers_of(scripts: Sequence[Script]) -> list[Customer]:
+    """The shop's customers, and a copy of one for each script."""
+    models = {customer.customer: customer for customer in CUSTOMERS}
+    copies = [replace(models[script.model], customer=script.customer) for script in scripts if script.customer]
+    return [*CUSTOMERS, *copies]

@@ -18,8 +18,9 @@ pytest.importorskip("cel_expr_python", reason="policies need the extra `decide`"
 
 from gallery.builds import is_built
 from gallery.support.helpcentre import read_pages, read_questions
-from gallery.support.scripts import Script, ShopProcess, read_scripts
+from gallery.support.scripts import Script, customers_of, read_scripts
 from gallery.support.shop.catalogue import CUSTOMERS, PRICES
+from gallery.support.shop.process import ShopProcess
 from onward.act.targets import load_targets
 from onward.dialogue import Dialogue, State
 from onward.package.assembly import assemble
@@ -52,7 +53,7 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ShopProcess]:
-    process = ShopProcess(tmp_path_factory.mktemp("shop"), SCRIPTS)
+    process = ShopProcess(tmp_path_factory.mktemp("shop"), customers_of(SCRIPTS))
     yield process
     process.close()
 

@@ -50,7 +50,8 @@ _WORDS_OF_BOOL = {
 }
 _PAGE = Path(__file__).parent / "page"
 _PAGE_FILES = {
-    "page.js": "text/javascript", "docs.js": "text/javascript", "page.css": "text/css", "icon.svg": "image/svg+xml",
+    "page.js": "text/javascript", "chat.js": "text/javascript", "docs.js": "text/javascript",
+    "page.css": "text/css", "chat.css": "text/css", "icon.svg": "image/svg+xml",
 }  # fmt: skip
 _PAGE_HEADERS = {
     "content-security-policy": (

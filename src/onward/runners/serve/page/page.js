@@ -1,5 +1,7 @@
 // The page: a form from a model's fields, its answer as a person reads it, and the curl line that asks the same.
 
+import { chat, leave } from "./chat.js";
+
 const DENSE_FROM = 9; // with this many numbers the form becomes a grid
 const SHOWN = 10;
 const $ = (id) => document.getElementById(id);
@@ -361,6 +363,8 @@ function pasting() {
 
 function show(model, path) {
 	pending?.abort();
+	leave();
+	if (model.talks) return talk(model, path);
 	const { name, package: { version, digest, task, licence, description }, fields } = model;
 	controls = fields.inputs.map(control);
 	const extras = fields.outputs.filter((field) => field.on_request).map((field) => h("input", { type: "checkbox", value: field.name }));
@@ -391,6 +395,13 @@ function show(model, path) {
 				h("pre", { tabIndex: 0 }, h("code", { id: "curl" })))));
 	document.title = `${name} · Onward`;
 	showCurl();
+}
+
+function talk(model, path) {
+	const { name, package: { version, digest, task, licence, description } } = model;
+	const about = [h("h1", 0, name, h("small", 0, version)), h("p.about", 0, description),
+		h("p.facts.hint", 0, [task, licence, code(digest)].map((fact) => fact && span(fact)))];
+	chat($("main"), model, path, { h, code, about });
 }
 
 function list(models) {
