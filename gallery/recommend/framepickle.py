@@ -12,6 +12,7 @@ refused.
 
 from __future__ import annotations
 
+import io
 import lzma
 import pickle
 import sys
@@ -176,9 +177,10 @@ class TableUnpickler(pickle.Unpickler):
 def columns(path: Path) -> dict[str, npt.NDArray[Any]]:
     """The columns of the table by name: numbers as they are, all else as text, what is missing as "" or NaN."""
     with lzma.open(path) as file:
-        frame = TableUnpickler(file).load()
-        if file.tell() > PICKLE_LIMIT_BYTES:
-            raise Refused("the table is larger than expected")
+        data = file.read(PICKLE_LIMIT_BYTES + 1)
+    if len(data) > PICKLE_LIMIT_BYTES:
+        raise Refused("the table is larger than any that is read here")
+    frame = TableUnpickler(io.BytesIO(data)).load()
     if not isinstance(frame, Frame):
         raise Refused("the file holds no table")
     names = frame.blocks.axes[0].values
