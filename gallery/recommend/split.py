@@ -6,7 +6,7 @@
 A model never sees a rating from after the start of the window it is measured on. Everybody who rates in a window is
 taken as the service would meet them: what they rated up to the middle of their own time in it (and before it) is
 their history, what they go on to like is what ought to be recommended. Nearly all of them are new: only 23 people have
-five ratings on both sides of the last cut, so measuring those alone would say nothing.
+five ratings before the last cut and any after it, so measuring those alone would say nothing.
 """
 
 from __future__ import annotations
