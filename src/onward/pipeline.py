@@ -89,7 +89,9 @@ class Pipeline:
         """
         fetches = self.fetches(outputs)
         items = [self.item(value) for value in values]
-        profiles = profiles or [None] * len(items)
+        # What a person leaves out of a profile has its default, as in one that is read.
+        default = self.prepare.features.default if self.prepare.features is not None else {}
+        profiles = [None if profile is None else {**default, **profile} for profile in profiles or [None] * len(items)]
         prepared = self._prepare_all(items, profiles)
         rows = self.execute(prepared, fetches)
         return [

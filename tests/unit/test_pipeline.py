@@ -144,3 +144,65 @@ def test_a_pipeline_closes_as_a_context_and_twice(folder: Path) -> None:
 def test_a_blank_item_fits_the_model(folder: Path) -> None:
     pipeline = Pipeline(open_package(folder))
     assert len(pipeline.execute([pipeline.blank()], pipeline.default_fetches)) == 1
+
+
+PROFILE = """
+[profile]
+entity = "card"
+[[feature]]
+name = "x"
+kind = "measured"
+function = "last_n"
+field = "value"
+n = 3
+datatype = "FP32"
+default = [1, 1, 1]
+[[feature]]
+name = "visits"
+kind = "visit"
+function = "count"
+"""
+
+
+@pytest.fixture(scope="module")
+def personal(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+    folder = tiny_package(tmp_path_factory.mktemp("personal") / "tiny", lock=False)
+    manifest = folder / "onward.toml"
+    card = '[[input]]\nname = "card"\ndatatype = "BYTES"\nrequired = false\n\n[[output]]'
+    text = manifest.read_text("utf-8").replace("shape = [3]\n\n[[output]]", "shape = [-1]\n\n[[output]]", 1)
+    manifest.write_text(text.replace("[[output]]", card, 1) + PROFILE, "utf-8")
+    (folder / "examples.jsonl").unlink()
+    assemble(folder)
+    return onward.open(folder)
+
+
+def test_an_input_left_out_comes_from_the_profile_and_without_one_from_the_default(personal: Pipeline) -> None:
+    known = {"x": [1.0, 2.0, 3.0], "visits": 4}
+    assert personal({"card": "c"}, profile=known).answer == {"y": [3.0, 5.0, 7.0]}
+    assert personal({"card": "c"}).answer == personal({"x": [1, 1, 1]}).answer
+    assert personal({"x": [0, 0, 0]}, profile=known).answer == personal({"x": [0, 0, 0]}).answer
+    together = personal.batch([{"card": "c"}, {}], profiles=[known, None])
+    assert [result.answer for result in together] == [{"y": [3.0, 5.0, 7.0]}, personal({}).answer]
+
+
+def test_a_policy_sees_the_profile_or_what_stands_for_it(personal: Pipeline) -> None:
+    seen: list[Facts] = []
+
+    class Watch:
+        def decide(self, facts: Facts) -> Decision:
+            seen.append(facts)
+            return Decision(outcome="seen", rule="watch")
+
+    watched = Pipeline(personal.package, policy=Watch())
+    watched({"card": "c"}, profile={"visits": 4})
+    watched({"card": "c"})
+    watched({"x": [0, 0, 0]})
+    assert [facts.profile for facts in seen] == [
+        {"x": [1.0, 1.0, 1.0], "visits": 4}, {"x": [1.0, 1.0, 1.0], "visits": 0}, {"x": [0, 0, 0], "visits": 0},
+    ]  # fmt: skip
+    watched.close()
+
+
+def test_an_entity_that_is_no_text_is_refused(personal: Pipeline) -> None:
+    with pytest.raises(InputError, match="card"):
+        personal({"card": 17})
