@@ -5,6 +5,9 @@ from __future__ import annotations
 import datetime
 import hashlib
 import importlib.util
+import os
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +29,7 @@ from onward.dialogue import Dialogue, State
 from onward.package.assembly import assemble
 from onward.pipeline import Pipeline
 from onward.runners.chat import Local
+from onward.runners.decisions import replay
 from onward.store.sql import open_store
 
 ROOT = Path(__file__).parents[2]
@@ -62,7 +66,7 @@ class Talks:
     """The package with a store and a relay, and the shop; what the shop tells of customers becomes their profile."""
 
     def __init__(self, pipeline: Pipeline, shop: ShopProcess, folder: Path) -> None:
-        url = f"sqlite:///{folder}/onward.db"
+        self.url = url = f"sqlite:///{folder}/onward.db"
         self.shop = shop
         self.store = open_store(url)
         targets = load_targets(shop.actions, environment={"SHOP_SECRET": shop.secret})
@@ -185,3 +189,30 @@ def test_a_huge_message_is_cut_and_answered(talks: Talks) -> None:
     with talks.store.snapshot() as reader:
         (turn, *_) = reader.turns("default", answer["conversation"])
     assert len(msgspec.json.decode(turn.content)["text"]) <= 2000
+
+
+def test_every_decision_of_the_conversations_can_be_made_again_from_the_log(
+    talks: Talks, pipeline: Pipeline, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if pipeline.package.folder.parent.parent != REPOSITORY:
+        pytest.skip("the package stands in no repository")
+    talks.local.customer = "c-gia"
+    conversation = talks.local.say("refund my last order", "")["conversation"]
+    assert talks.local.say("yes", conversation)["actions"][0]["state"] == "waiting"
+    replay(None, talks.url, packages=REPOSITORY, policy=None, key_file=None, as_json=True)
+    (report,) = [msgspec.json.decode(line) for line in capsys.readouterr().out.splitlines() if line]
+    assert report["verdicts"].keys() == {"same"} and report["verdicts"]["same"] >= 2
+
+
+def test_a_chat_in_a_pipe_answers_a_line_with_a_line(pipeline: Pipeline, shop: ShopProcess, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "onward", "chat", str(pipeline.package.folder), "--customer", "c-cara"]
+    command += ["--store", f"sqlite:///{tmp_path}/onward.db", "--actions", str(shop.actions)]
+    told = subprocess.run(
+        command, input="I want to make a complaint\n\nthanks\n", capture_output=True, text=True, timeout=60,
+        env={**os.environ, "SHOP_SECRET": shop.secret},
+    )  # fmt: skip
+    assert told.returncode == 0, told.stderr
+    first, second = map(msgspec.json.decode, told.stdout.splitlines())
+    assert [action["state"] for action in first["actions"]] == ["done"]
+    assert first["actions"][0]["receipt"]["queue"] == "complaints"
+    assert second["conversation"] == first["conversation"] and "welcome" in second["reply"]
