@@ -38,12 +38,13 @@ def profiles() -> None:
 @profiles.command("export")
 @click.argument("entity")
 @options.store
+@options.key_file
 @_tenant
-def export_profile(entity: str, store: str, tenant: str) -> None:
+def export_profile(entity: str, store: str, key_file: Path | None, tenant: str) -> None:
     """Give out all that is kept of ENTITY, as JSON."""
     from onward.runners.profiles import export
 
-    export(entity, store, tenant=tenant)
+    export(entity, store, tenant=tenant, key_file=key_file)
 
 
 @profiles.command("erase")

@@ -166,7 +166,12 @@ class Profiles:
                         "model": talk.model,
                         "created_s": talk.created_s,
                         "turns": [
-                            {"index": turn.index, "role": turn.role, "at_s": turn.at_s, "content": _text(turn.content)}
+                            {
+                                "index": turn.index,
+                                "role": turn.role,
+                                "at_s": turn.at_s,
+                                "content": readable(turn.content),
+                            }
                             for turn in reader.turns(tenant, talk.conversation_id, limit=1 << 31)
                         ],
                     }
@@ -178,8 +183,8 @@ class Profiles:
                         "model": one.model,
                         "version": one.version,
                         "at_s": one.at_s,
-                        "input": _text(one.input),
-                        "answer": _text(one.answer),
+                        "input": readable(one.input),
+                        "answer": readable(one.answer),
                     }
                     for one in reader.recordings_of(tenant, entity, limit=1 << 31)
                 ],
@@ -284,8 +289,8 @@ def _all_events(reader: Reader, tenant: str, entity: str) -> list[ProfileEvent]:
     return reader.events(tenant, entity, as_of_s=_EVER_S, limit=1 << 31)
 
 
-def _text(data: bytes) -> Any:
-    """What was kept as JSON or text, as such."""
+def readable(data: bytes) -> Any:
+    """What is kept as JSON, or as text, as that."""
     try:
         return _decode(data)
     except msgspec.DecodeError:

@@ -51,3 +51,30 @@ def test_an_erased_entity_is_gone_from_the_files_and_its_decisions_are_erased(tm
     assert office.onward("audit", "verify").returncode == 0
     last = json.loads(office.onward("audit", "tail", "-n", "1").stdout)
     assert (last["kind"], last["body"]["by"]) == ("profile.erased", "eve")
+
+
+HOLDS = """format = 1
+[[target]]
+action = "hold"
+packages = ["fraud"]
+kind = "webhook"
+url = "http://127.0.0.1:9/holds"
+allow_private = true
+"""
+
+
+def test_an_export_has_the_decisions_and_actions_too_opened_where_the_key_is_at_hand(tmp_path: Path) -> None:
+    office = Office(tmp_path, HOLDS)
+    office.decide([case(900.0, "ann-card"), case(1.0, "bob-card")])
+    made = office.onward("profiles", "export", "ann-card").stdout
+    (decision,) = json.loads(made)["decisions"]
+    assert decision["facts"]["input"] == {"Amount": 900.0, "card": "ann-card"}
+    (action,) = decision["actions"]
+    assert (action["name"], action["state"]) == ("hold", "waiting")
+    assert action["payload"]["arguments"] == {"card": "ann-card", "amount": 900.0}
+    assert "bob-card" not in made
+    (tmp_path / "var" / "onward.key").rename(tmp_path / "elsewhere.key")
+    (hidden,) = json.loads(office.onward("profiles", "export", "ann-card").stdout)["decisions"]
+    assert (hidden["outcome"], hidden["erased"], hidden["actions"][0]["payload"]) == ("decline", False, None)
+    with_key = office.onward("profiles", "export", "ann-card", "--key-file", tmp_path / "elsewhere.key").stdout
+    assert json.loads(with_key)["decisions"] == [decision]
