@@ -115,6 +115,8 @@ def _amounts(slot: Slot, text: str, today: datetime.date, awaited: bool) -> Plac
     places = []
     for found in _AMOUNT.finditer(text.lower()):
         number = _number(found["a"] or found["b"], found["scale"] or found["scale_b"])
+        if re.search(r"(?<!\d)-\s?$", text[: found.start()]):
+            number = -number  # too small for whatever is asked, and not to be read as if it were more
         places.append((found.start(), found.end(), (number, _CURRENCIES[found["before"] or found["after"]])))
     if not places:
         for found in _BARE.finditer(text.lower()):

@@ -25,6 +25,7 @@ _UNSURE = 0.5
 _CLAUSES = re.compile(r"[;!?\n]+|[.,](?!\d)|\s(?:and|then|also|plus|but|n|&|und)\s")
 _WORD = re.compile(r"[^\W_]+(?:'[a-z]+)?")
 _WORDS_BEFORE = 4
+_PHRASE_WORDS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +44,7 @@ class Heard:
     found: Mapping[str, Sequence[Found]]
     wishes: tuple[Wish, ...]
     worded: frozenset[str]
+    phrased: frozenset[str]
     quote: Quote | None
 
 
@@ -70,7 +72,7 @@ def hear(
     found = find(text, definition.slots.values(), awaited=awaited, **looks)  # type: ignore[arg-type]
     pointer = next((name for name in ("other", "last", "first") if _says(plain, definition.words[name])), "")
     is_question = _is_question(definition, plain, text)
-    wishes, worded, refused = _wishes(definition, text, intent, score, found, looks, bool(pointer))
+    wishes, worded, phrased, refused = _wishes(definition, text, intent, score, found, looks, bool(pointer))
     return Heard(
         text=text,
         intent=intent,
@@ -84,6 +86,7 @@ def hear(
         found=found,
         wishes=wishes,
         worded=worded,
+        phrased=phrased,
         quote=_quote(definition, answer),
     )
 
@@ -174,64 +177,77 @@ def _wishes(
     found: Mapping[str, Sequence[Found]],
     looks: Mapping[str, Any],
     is_pointed: bool,
-) -> tuple[tuple[Wish, ...], frozenset[str], bool]:
-    """What the message asks for, which requests it has words for, and whether it says that one is not wanted.
+) -> tuple[tuple[Wish, ...], frozenset[str], frozenset[str], bool]:
+    """What the message asks for, which requests it has words and whole phrases for, and whether one is not wanted.
 
     Several wishes are told apart by the words of requests in the clauses; a single one by the model.
     """
     wishes: dict[str, Wish] = {}
     refused: set[str] = set()
+    phrased: set[str] = set()
     for clause in _CLAUSES.split(text.lower())[:_MOST_CLAUSES]:
         plain = _folded(clause)
-        request, negated = _by_words(definition, plain)
+        request, negated, words = _by_words(definition, plain)
         if request is None:
             continue
         if negated:
             refused.add(request.name)
             continue
+        if words >= _PHRASE_WORDS:
+            phrased.add(request.name)
         own = find(clause, (definition.slots[name] for name in (*request.slots, *request.optional)), **looks)
-        wishes.setdefault(request.name, _wish(request, own, found))
+        wishes.setdefault(request.name, _wish(definition, request, own, found))
     worded = frozenset(wishes)
     of_model = definition.requests.get(intent.request) if intent is not None else None
     if of_model is not None and of_model.name in refused:
         of_model = None
-    if len(wishes) < 2 and of_model is not None:
-        # The model has read the whole of it: a lone word of another request does not outweigh that, several do.
-        wishes = {of_model.name: wishes.get(of_model.name) or _wish(of_model, {}, found)}
+    if len(wishes) < 2 and of_model is not None and not phrased:
+        # The model has read the whole of it: a word of another request does not outweigh that, a phrase does.
+        wishes = {of_model.name: wishes.get(of_model.name) or _wish(definition, of_model, {}, found)}
     elif len(wishes) == 1 and not refused:
         # One word alone, where the model reads something else: it counts with a detail, or beside a yes or no.
         (wish,) = wishes.values()
         request = definition.requests[wish.request]
-        has_detail = is_pointed or any(found.get(name) for name in (*request.slots, *request.optional))
+        has_detail = (
+            is_pointed
+            or wish.request in phrased
+            or any(found.get(name) for name in (*request.slots, *request.optional))
+        )
         answers = intent is not None and bool(intent.means)
         is_unsure = intent is None and score < _UNSURE
         if not (has_detail or answers or is_unsure):
             wishes = {}
-    return tuple(wishes.values())[:MOST_WISHES], worded, bool(refused)
+    return tuple(wishes.values())[:MOST_WISHES], worded, frozenset(phrased), bool(refused)
 
 
-def _wish(request: Request, own: Mapping[str, Sequence[Found]], found: Mapping[str, Sequence[Found]]) -> Wish:
+def _wish(
+    definition: Definition,
+    request: Request,
+    own: Mapping[str, Sequence[Found]],
+    found: Mapping[str, Sequence[Found]],
+) -> Wish:
     slots = {}
     for name in (*request.slots, *request.optional):
         values = [each.value for each in own.get(name) or found.get(name) or () if not each.trouble]
         if values:
-            slots[name] = values[0]
+            # Of several days the last is the end: "from the 20th until january 10".
+            slots[name] = max(values) if definition.slots[name].type == "date" else values[0]
     return Wish(request=request.name, slots=slots)
 
 
-def _by_words(definition: Definition, plain: str) -> tuple[Request | None, bool]:
-    """The request whose words stand in a clause, the longest first, and whether they are negated there."""
-    best: tuple[int, Request, int] | None = None
+def _by_words(definition: Definition, plain: str) -> tuple[Request | None, bool, int]:
+    """The request whose words stand in a clause, longest first; whether they are negated; how many they are."""
+    best: tuple[int, Request, int, int] | None = None
     spelt = plain.split()
     for request in definition.requests.values():
         for phrase in request.words:
             at = _place(spelt, phrase.split())
             if at >= 0 and (best is None or len(phrase) > best[0]):
-                best = (len(phrase), request, at)
+                best = (len(phrase), request, at, len(phrase.split()))
     if best is None:
-        return None, False
+        return None, False, 0
     before = " ".join(spelt[max(best[2] - _WORDS_BEFORE, 0) : best[2]])
-    return best[1], _says(before, definition.words["negation"])
+    return best[1], _says(before, definition.words["negation"]), best[3]
 
 
 def _place(spelt: Sequence[str], phrase: Sequence[str]) -> int:

@@ -129,7 +129,9 @@ def _filling(turn: Turn, wish: Wish, slot: Slot) -> Understood:
     meant = heard.intent.request if heard.intent is not None and heard.score >= SURE else ""
     if others and meant != wish.request and any(other.request == meant for other in others):
         return _start(turn, (*others, *turn.state.queue), notes=("dropped",))
-    if corrected is not None and slot.name in corrected.slots and not (is_text and (heard.is_question or others)):
+    if is_text and (heard.is_question or others):
+        corrected = None  # "how much is that?" is no address
+    if corrected is not None and slot.name in corrected.slots:
         return _start(turn, (corrected, *turn.state.queue), notes=notes)
     if others and not heard.is_question:
         return _start(turn, (*others, *turn.state.queue), notes=("dropped",))
@@ -155,7 +157,8 @@ def _corrected(turn: Turn, wish: Wish) -> tuple[Wish | None, tuple[str, ...]]:
         if pointed is not None:
             slots[name] = pointed
         elif good:
-            slots[name] = good[-1] if heard.means == "no" else good[0]
+            # Of several days the last is the end; "no, not this, that" names the right one last.
+            slots[name] = max(good) if slot.type == "date" else good[-1] if heard.means == "no" else good[0]
         elif values and all(found.trouble for found in values):
             notes.append(f"trouble.{name}.{values[0].trouble}")
         elif slot.type == "amount" and heard.wants_everything:
@@ -287,7 +290,11 @@ def _fresh(turn: Turn) -> Understood:
         if corrected is not None:
             return _start(turn, (corrected,), notes=notes)
     wants = heard.wishes if heard.wishes else ()
-    if heard.is_question and quote is not None and not (wants and (wants[0].slots or heard.pointer == "last")):
+    if (
+        heard.is_question
+        and quote is not None
+        and not (wants and (wants[0].slots or heard.pointer == "last" or wants[0].request in heard.phrased))
+    ):
         offer = f"offer:{wants[0].request}" if wants else ""
         return _done(turn, State(awaiting=offer, last=state.last), "answer", quote=quote)
     if wants:
