@@ -32,9 +32,7 @@ CheckFolder: TypeAlias = Callable[[Path, Manifest], object]
 """Raises what the layers above find wrong with a folder, before it is locked: its policy, for one."""
 
 
-def assemble(
-    folder: Path, *, parity: Mapping[str, Any] | None = None, check: CheckFolder | None = None
-) -> Package:
+def assemble(folder: Path, *, parity: Mapping[str, Any] | None = None, check: CheckFolder | None = None) -> Package:
     """Check a folder that holds a manifest and its files, and write its `onward.lock`.
 
     `parity` are the portable bounds to state in the lock, `check` what else may be wrong. Raises `ManifestError`
