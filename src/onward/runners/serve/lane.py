@@ -11,73 +11,51 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from onward.errors import Cancelled, DeadlineExceeded, ExecutionError, OnwardError, Overloaded, TooLarge, Unavailable
 from onward.execute.batch import Column
+from onward.execute.onnx import cores
 from onward.execute.scheduler import Batch, Scheduler, State, Work
 from onward.pipeline import Pipeline
 from onward.telemetry import ModelMetrics
-from onward.types import Array, Item, Prepared
+from onward.types import Array
 
 _log = logging.getLogger("onward.serve")
-# A hand-over to a thread and back costs about a tenth of this under load, and the GIL's hand-over more.
-INLINE_BELOW_S = 200e-6
 _EXPIRY_TICK_S = 0.02
-_MEASURED_RUNS = 5
 _MAX_PREPARING_BYTES = 256 << 20
 
 
-class Speed:
-    """What warm-up measured, in seconds: a forward pass (of a full batch, where that is quick) and one preparation."""
+class Unprepared(dict[str, Column]):
+    """Columns that are still to be made, on the instance's thread: `prepare` makes them, from `size` bytes."""
 
-    def __init__(self, pipeline: Pipeline, items: Sequence[Item]) -> None:
-        prepared: list[Prepared] = []
-        self.prepare_s = 0.0 if items else INLINE_BELOW_S
-        for item in items:
-            self.prepare_s = max(self.prepare_s, _best_s(partial(pipeline.prepare, item)))
-            prepared.append(pipeline.prepare(item))
-        longest = max(prepared, key=lambda one: one.length, default=None)
-        try:
-            self.batch_s = _batch_s(pipeline, longest or pipeline.blank())
-        except ExecutionError:
-            if longest is not None:
-                raise
-            self.batch_s = INLINE_BELOW_S  # zeros are no input for this model: its first callers warm it up
+    __slots__ = ("prepare", "size")
+
+    def __init__(self, prepare: Callable[[], Mapping[str, Column]], size: int) -> None:
+        super().__init__()
+        self.prepare = prepare
+        self.size = size
 
 
-def _batch_s(pipeline: Pipeline, item: Prepared) -> float:
-    """A forward pass over a full batch of the item; over one row, where that is slow already."""
-    best_s = 0.0
-    for rows in (1, pipeline.manifest.batching.max_batch_size):
-        feeds = pipeline.collate([item.tensors] * rows, [1] * rows, bucket=rows)
-        best_s = _best_s(partial(pipeline.run, feeds, pipeline.default_fetches))
-        if best_s > INLINE_BELOW_S:
-            break
-    return best_s
-
-
-def _best_s(call: Callable[[], object]) -> float:
-    best = float("inf")
-    for _ in range(_MEASURED_RUNS):
-        started = time.perf_counter()
-        call()
-        best = min(best, time.perf_counter() - started)
-        if best > 10 * INLINE_BELOW_S:
-            break
-    return best
+_NONE: Mapping[Any, Exception] = MappingProxyType({})
 
 
 class Outputs:
-    """The outputs of one batch: arrays, and as nested lists made once for all requests that answer in JSON."""
+    """The outputs of one batch: arrays, and as nested lists made once for all requests that answer in JSON.
 
-    __slots__ = ("_lists", "arrays", "finished_s", "names")
+    `failed` names the requests that could not be prepared: they have no rows here.
+    """
 
-    def __init__(self, names: tuple[str, ...], arrays: list[Array]) -> None:
+    __slots__ = ("_lists", "arrays", "failed", "finished_s", "names")
+
+    def __init__(
+        self, names: tuple[str, ...], arrays: list[Array], failed: Mapping[Request, Exception] = _NONE
+    ) -> None:
         self.names = names
         self.arrays = arrays
+        self.failed = failed
         self.finished_s = time.monotonic()
         self._lists: list[list[Any] | None] = [None] * len(arrays)
 
@@ -164,19 +142,21 @@ class Lane:
         self._closing = False
         self.preparing_rows = 0
         self._preparing_bytes = 0
+        # Where the instances alone fill the cores, a preparation beside them would only take turns with them.
+        self.prepares = not inline and manifest.execute.instances >= cores()
 
     def admit(self, rows: int, size: int) -> None:
         """Count rows, and the bytes they came in, into preparation; with negative numbers, out of it.
 
-        What waits to be prepared will wait in the queue, and counts against its limit. Raises `Overloaded` (or
-        `TooLarge`).
+        What waits to be prepared will wait in the queue, and counts against its limit; what waits there already, yet
+        unprepared, is counted without rows. Raises `Overloaded` (or `TooLarge`).
         """
         limit = self.scheduler.max_queue_rows
         if rows > limit:
             raise TooLarge(expected=f"at most {limit} rows", found=f"{rows} rows")
-        if rows > 0:
+        if rows > 0 or size > 0:
             waiting = self.preparing_rows + self.scheduler.queued_rows
-            full = self.preparing_rows and self._preparing_bytes + size > _MAX_PREPARING_BYTES
+            full = self._preparing_bytes and self._preparing_bytes + size > _MAX_PREPARING_BYTES
             if full or waiting + rows > limit:
                 raise Overloaded(f"{waiting} rows are waiting", retry_after_s=self.scheduler.retry_after_s())
         self.preparing_rows += rows
@@ -186,7 +166,13 @@ class Lane:
         """Queue the request. Raises `Overloaded`, `TooLarge` or `Unavailable`; then nothing more is called."""
         if self._closing:
             raise Unavailable("this version is being unloaded")
-        self.scheduler.add(request, now_s)
+        if self.prepares and isinstance(request.columns, Unprepared):
+            self.admit(0, request.columns.size)
+        try:
+            self.scheduler.add(request, now_s)
+        except OnwardError:
+            self._release([request])
+            raise
         if not self._drive_scheduled:
             self._drive_scheduled = True
             self._loop.call_soon(self._drive)
@@ -195,7 +181,15 @@ class Lane:
         """The caller left: what is not running yet is never computed."""
         if self.scheduler.cancel(request):
             self._metrics.drop("cancelled")
+            self._release([request])
             request.forget()
+
+    def _release(self, works: Iterable[Work]) -> None:
+        """Work leaves the queue: the bytes it came in no longer count."""
+        if self.prepares:
+            for work in works:
+                if isinstance(work, Request) and isinstance(work.columns, Unprepared):
+                    self._preparing_bytes -= work.columns.size
 
     async def drain(self) -> None:
         """Take nothing more, finish what is queued, then free the instances."""
@@ -231,6 +225,7 @@ class Lane:
                 self._work.put(batch)
         else:
             while (batch := scheduler.next_batch(now)) is not None:
+                self._release(batch.works)
                 self._work.put(batch)
         self._metrics.queued_rows = scheduler.queued_rows
         if scheduler.queued_rows or scheduler.found_expired:
@@ -259,12 +254,19 @@ class Lane:
         works: list[Request] = batch.works  # type: ignore[assignment]
         fetches = works[0].fetches
         started = time.perf_counter()
+        failed = _prepare_all(works) if self.prepares else _NONE
         try:
-            feeds = self._pipeline.collate([work.columns for work in works], [work.rows for work in works],
-                                           bucket=batch.bucket)  # fmt: skip
-            arrays = self._pipeline.run(feeds, fetches)
-            _check_rows(fetches, arrays, batch.bucket)
-            outcome: Outputs | OnwardError = Outputs(fetches, arrays)
+            outcome: Outputs | OnwardError
+            if failed:
+                works = [work for work in works if work not in failed]
+            if works:
+                feeds = self._pipeline.collate([work.columns for work in works], [work.rows for work in works],
+                                               bucket=batch.bucket)  # fmt: skip
+                arrays = self._pipeline.run(feeds, fetches)
+                _check_rows(fetches, arrays, batch.bucket)
+                outcome = Outputs(fetches, arrays, failed)
+            else:
+                outcome = Outputs(fetches, [], failed)
         except OnwardError as error:
             outcome = error
         except Exception as error:  # a bug of ours must not take the lane down with it
@@ -304,6 +306,9 @@ class Lane:
         metrics.rows += batch.rows
         start = 0
         for work in works:
+            if outcome.failed and (reason := outcome.failed.get(work)) is not None:
+                work.reject(reason) if isinstance(reason, OnwardError) else work.crash(reason)
+                continue
             try:
                 work.resolve(outcome, start)
             except Exception as error:
@@ -332,10 +337,24 @@ class Lane:
                 self._work.put(alone)
 
     def _reject_expired(self, now: float) -> None:
-        for work in self.scheduler.expire(now):
+        expired = self.scheduler.expire(now)
+        self._release(expired)
+        for work in expired:
             self._metrics.drop("expired")
             if isinstance(work, Request):
                 work.reject(DeadlineExceeded())
+
+
+def _prepare_all(works: Sequence[Request]) -> Mapping[Request, Exception]:
+    """Make the columns of those that came unprepared; what went wrong with whom."""
+    failed: dict[Request, Exception] = {}
+    for work in works:
+        if isinstance(work.columns, Unprepared):
+            try:
+                work.columns = work.columns.prepare()
+            except Exception as error:
+                failed[work] = error
+    return failed
 
 
 def _check_rows(names: Sequence[str], arrays: Sequence[Array], rows: int) -> None:

@@ -26,8 +26,9 @@ from onward.pipeline import Pipeline
 from onward.prepare.tabular import TablePreparation
 from onward.runners.serve import plain
 from onward.runners.serve.exchange import Exchange, timeout_s
-from onward.runners.serve.lane import INLINE_BELOW_S, Lane, Outputs, Request, Speed, Waiting, answer
+from onward.runners.serve.lane import Lane, Outputs, Request, Unprepared, Waiting, answer
 from onward.runners.serve.oip import InferDecoder, InferEncoder, InferRequest, field_specs
+from onward.runners.serve.speed import INLINE_BELOW_S, Speed
 from onward.telemetry import ModelMetrics
 from onward.types import Array, Field, Item, Prepared, Result
 
@@ -69,6 +70,8 @@ class ServedModel:
         self._pool = pool
         media = any(field.content in ("image", "audio") for field in self.signature.inputs)
         self._prepare_inline = speed.prepare_s < INLINE_BELOW_S and not media
+        # Only where the shapes are known before: they say which requests may share a batch.
+        self._prepare_late = self.lane.prepares and self.decoder.fixed_shapes
         self._deadline_s = manifest.limits.deadline_ms / 1000
         self._max_rows = manifest.limits.rows
         self._answer_tail = b',"package":%b,"version":%b,"request_id":"' % (
@@ -225,6 +228,9 @@ class ServedModel:
         rows, size = len(items), len(exchange.body)
         if self._prepare_inline and rows == 1 and size <= _PREPARE_INLINE_BYTES:
             then(*self._prepare_columns(items))
+            return
+        if self._prepare_late:
+            then(Unprepared(lambda: self._prepare_columns(items)[0], size), 0)
             return
         self.lane.admit(rows, size)
         loop = asyncio.get_running_loop()

@@ -22,9 +22,9 @@ from onward.package.repository import Repository
 from onward.runners.serve.app import make_app
 from onward.runners.serve.exchange import Exchange, Route
 from onward.runners.serve.http import protocol_for
-from onward.runners.serve.lane import INLINE_BELOW_S, Speed
 from onward.runners.serve.models import Models
 from onward.runners.serve.served import ServedModel
+from onward.runners.serve.speed import INLINE_BELOW_S, Speed
 from tests import packages
 from tests.packages import echo_package, mlp_package, padded_package, reader_package
 from tests.unit.runners.serve.test_http import Transport, parse

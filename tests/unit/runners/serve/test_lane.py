@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onward.errors import Cancelled, DeadlineExceeded, ExecutionError, Overloaded, TooLarge, Unavailable
-from onward.execute.batch import collate
+from onward.errors import Cancelled, CorruptMedia, DeadlineExceeded, ExecutionError, Overloaded, TooLarge, Unavailable
+from onward.execute.batch import Column, collate
 from onward.package.manifest import parse_manifest
-from onward.runners.serve.lane import Lane, Waiting, answer
+from onward.runners.serve.lane import Lane, Unprepared, Waiting, answer
 from onward.telemetry import ModelMetrics
 from onward.testing import ScaleBackend
 from onward.types import Array
@@ -272,3 +272,79 @@ async def test_what_failed_with_others_is_not_run_again_for_nobody() -> None:
     assert [type(one) for one in outcomes] == [ExecutionError, Cancelled, DeadlineExceeded, list]
     assert metrics.shed == {"expired": 1, "cancelled": 1}
     await lane.drain()
+
+
+def unprepared(value: float, size: int = 10, *, fails: Exception | None = None) -> Waiting:
+    """A request whose column is made on the instance's thread."""
+
+    def prepare() -> dict[str, Column]:
+        if fails is not None:
+            raise fails
+        return {"x": np.array([[value]], np.float32)}
+
+    request = waiting(value)
+    request.columns = Unprepared(prepare, size)
+    return request
+
+
+@pytest.fixture
+def as_many_cores_as_instances(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onward.runners.serve.lane.cores", lambda: 1)
+
+
+@pytest.mark.usefixtures("as_many_cores_as_instances")
+async def test_who_cannot_be_prepared_on_the_instance_takes_nobody_of_the_batch_along(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    lane, _ = lane_of(ScalePipeline(), inline=False)
+    wrong = CorruptMedia(where="image", expected="a JPEG", found="text")
+    requests = [
+        unprepared(1.0),
+        unprepared(2.0, fails=wrong),
+        unprepared(3.0, fails=RuntimeError("a bug")),
+        waiting(4.0),
+    ]
+    found = await asyncio.gather(*(answer(lane, request) for request in requests), return_exceptions=True)
+    assert [found[0]["y"].tolist(), found[3]["y"].tolist()] == [[[2.0]], [[8.0]]]  # type: ignore[index, call-overload]
+    assert found[1] is wrong
+    assert isinstance(found[2], ExecutionError)
+    alone = await asyncio.gather(answer(lane, unprepared(2.0, fails=wrong)), return_exceptions=True)
+    assert alone == [wrong]
+    await lane.drain()
+
+
+@pytest.mark.usefixtures("as_many_cores_as_instances")
+async def test_what_waits_unprepared_is_bounded_by_its_bytes_and_gives_them_back() -> None:
+    lane, _ = lane_of(ScalePipeline(delay_s=0.05), inline=False)
+    running = asyncio.create_task(ask(lane, 1.0))
+    await asyncio.sleep(0.02)
+    half = (256 << 20) // 2
+    queued = [asyncio.create_task(answer(lane, unprepared(2.0, half))) for _ in range(2)]
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded):
+        await answer(lane, unprepared(3.0, half))
+    queued[0].cancel()
+    await asyncio.gather(queued[0], return_exceptions=True)
+    queued.append(
+        asyncio.create_task(
+            answer(
+                lane,
+                unprepared(
+                    3.0,
+                    half,
+                ),
+            )
+        )
+    )
+    late = asyncio.create_task(answer(lane, late_one := unprepared(4.0, 1)))
+    late_one.deadline_s = 0.0
+    await asyncio.gather(running, *queued[1:], late, return_exceptions=True)
+    assert (await asyncio.gather(*(answer(lane, unprepared(5.0, half)) for _ in range(2))))[1]["y"].tolist() == [[10.0]]
+    await lane.drain()
+
+
+async def test_requests_are_prepared_beside_instances_that_leave_cores_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onward.runners.serve.lane.cores", lambda: 4)
+    assert not lane_of(ScalePipeline(instances=3), inline=False)[0].prepares
+    assert lane_of(ScalePipeline(instances=4), inline=False)[0].prepares
+    assert not lane_of(ScalePipeline(instances=4), inline=True)[0].prepares
