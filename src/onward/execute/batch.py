@@ -52,7 +52,7 @@ def collate(
 def _stack(columns: Sequence[Column], spec: TensorSpec, rows: Sequence[int]) -> Array:
     # One reshape for all items is only right where every item's rows have the same, known size.
     if -1 not in spec.shape[1:] and all(isinstance(column, list) for column in columns):
-        return _of_lists(columns, spec, sum(rows))  # type: ignore[arg-type]
+        return of_lists(columns, spec, sum(rows))  # type: ignore[arg-type]
     arrays = [
         np.array(column, spec.dtype).reshape(count, *spec.shape[1:]) if isinstance(column, list) else column
         for column, count in zip(columns, rows, strict=True)
@@ -60,7 +60,7 @@ def _stack(columns: Sequence[Column], spec: TensorSpec, rows: Sequence[int]) -> 
     return np.concatenate(arrays)
 
 
-def _of_lists(columns: Sequence[Sequence[Any]], spec: TensorSpec, rows: int) -> Array:
+def of_lists(columns: Sequence[Sequence[Any]], spec: TensorSpec, rows: int) -> Array:
     """One tensor from flat lists of numbers. `struct` packs them three times as fast as `np.array` converts them."""
     numbers: Sequence[Any] = columns[0] if len(columns) == 1 else tuple(chain.from_iterable(columns))
     shape = (rows, *spec.shape[1:])

@@ -11,110 +11,19 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from types import MappingProxyType
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
 from onward.errors import Cancelled, DeadlineExceeded, ExecutionError, OnwardError, Overloaded, TooLarge, Unavailable
-from onward.execute.batch import Column
 from onward.execute.onnx import cores
-from onward.execute.scheduler import Batch, Scheduler, State, Work
+from onward.execute.scheduler import Batch, Scheduler, Work
 from onward.pipeline import Pipeline
+from onward.runners.serve.request import NO_FAILURES, Outputs, Request, Unprepared, Waiting
 from onward.telemetry import ModelMetrics
 from onward.types import Array
 
 _log = logging.getLogger("onward.serve")
 _EXPIRY_TICK_S = 0.02
 _MAX_PREPARING_BYTES = 256 << 20
-
-
-class Unprepared(dict[str, Column]):
-    """Columns that are still to be made, on the instance's thread: `prepare` makes them, from `size` bytes."""
-
-    __slots__ = ("prepare", "size")
-
-    def __init__(self, prepare: Callable[[], Mapping[str, Column]], size: int) -> None:
-        super().__init__()
-        self.prepare = prepare
-        self.size = size
-
-
-_NONE: Mapping[Any, Exception] = MappingProxyType({})
-
-
-class Outputs:
-    """The outputs of one batch: arrays, and as nested lists made once for all requests that answer in JSON.
-
-    `failed` names the requests that could not be prepared: they have no rows here.
-    """
-
-    __slots__ = ("_lists", "arrays", "failed", "finished_s", "names")
-
-    def __init__(
-        self, names: tuple[str, ...], arrays: list[Array], failed: Mapping[Request, Exception] = _NONE
-    ) -> None:
-        self.names = names
-        self.arrays = arrays
-        self.failed = failed
-        self.finished_s = time.monotonic()
-        self._lists: list[list[Any] | None] = [None] * len(arrays)
-
-    def rows(self, index: int) -> list[Any]:
-        """Output `index` as one flat list a row."""
-        lists = self._lists[index]
-        if lists is None:
-            array = self.arrays[index]
-            lists = self._lists[index] = array.reshape(len(array), -1).tolist()
-        return lists
-
-    def slice(self, start: int, rows: int) -> dict[str, Array]:
-        """The rows of one request: {output: (rows, …)}."""
-        return {name: array[start : start + rows] for name, array in zip(self.names, self.arrays, strict=True)}
-
-
-class Request(Work):
-    """Work with its tensors, and what to do with the outcome. Every request gets exactly one of both calls."""
-
-    __slots__ = ("columns", "fetches")
-
-    def __init__(
-        self,
-        columns: Mapping[str, Column],
-        fetches: tuple[str, ...],
-        rows: int,
-        length: int,
-        key: Hashable,
-        deadline_s: float,
-    ) -> None:
-        # Not through Work.__init__: this runs once a request, and a call costs as much as what it does.
-        self.rows = rows
-        self.key = key
-        self.length = length
-        self.deadline_s = deadline_s
-        self.state = State.QUEUED
-        self.columns = columns
-        self.fetches = fetches
-
-    def resolve(self, outputs: Outputs, start: int) -> None:
-        """The batch has been computed; this request's rows begin at `start`."""
-        raise AssertionError("a request must say what to do with its answer")
-
-    def reject(self, error: OnwardError) -> None:
-        """There will be no answer."""
-        raise AssertionError("a request must say what to do with an error")
-
-    def crash(self, error: Exception) -> None:
-        """Its answer could not be given, by a fault of ours: nobody else's may be lost with it."""
-        _log.error("an answer failed", exc_info=error)
-        self.reject(ExecutionError(type(error).__name__))
-
-    def is_wanted(self) -> bool:
-        """Whether somebody still waits for the outcome."""
-        return True
-
-    def forget(self) -> None:
-        """It will never be computed: let go of its tensors, though the queue may hold it a while."""
-        self.columns = {}
 
 
 class Lane:
@@ -132,6 +41,9 @@ class Lane:
             max_queue_rows=manifest.limits.queue_rows,
             instances=1 if inline else manifest.execute.instances,
         )
+        # Instances take their next batch from the scheduler themselves. On the loop alone, nobody else is there.
+        self._lock = threading.Lock()
+        self._undelivered = 0
         self._work: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         if not inline:
@@ -160,7 +72,8 @@ class Lane:
             if full or waiting + rows > limit:
                 raise Overloaded(f"{waiting} rows are waiting", retry_after_s=self.scheduler.retry_after_s())
         self.preparing_rows += rows
-        self._preparing_bytes += size
+        with self._lock:
+            self._preparing_bytes += size
 
     def submit(self, request: Request, now_s: float) -> None:
         """Queue the request. Raises `Overloaded`, `TooLarge` or `Unavailable`; then nothing more is called."""
@@ -168,20 +81,27 @@ class Lane:
             raise Unavailable("this version is being unloaded")
         if self.prepares and isinstance(request.columns, Unprepared):
             self.admit(0, request.columns.size)
-        try:
+        if self.inline:
             self.scheduler.add(request, now_s)
-        except OnwardError:
-            self._release([request])
-            raise
+        else:
+            with self._lock:
+                try:
+                    self.scheduler.add(request, now_s)
+                except OnwardError:
+                    self._release([request])
+                    raise
         if not self._drive_scheduled:
             self._drive_scheduled = True
             self._loop.call_soon(self._drive)
 
     def cancel(self, request: Request) -> None:
         """The caller left: what is not running yet is never computed."""
-        if self.scheduler.cancel(request):
+        with self._lock:
+            cancelled = self.scheduler.cancel(request)
+            if cancelled:
+                self._release([request])
+        if cancelled:
             self._metrics.drop("cancelled")
-            self._release([request])
             request.forget()
 
     def _release(self, works: Iterable[Work]) -> None:
@@ -194,7 +114,7 @@ class Lane:
     async def drain(self) -> None:
         """Take nothing more, finish what is queued, then free the instances."""
         self._closing = True
-        while not self.scheduler.idle:
+        while self._undelivered or not self.scheduler.idle:
             await asyncio.sleep(0.005)
         for _ in self._threads:
             self._work.put(None)
@@ -224,12 +144,19 @@ class Lane:
                     self._start_thread()
                 self._work.put(batch)
         else:
-            while (batch := scheduler.next_batch(now)) is not None:
-                self._release(batch.works)
-                self._work.put(batch)
+            while (following := self._next(now)) is not None:
+                self._work.put(following)
         self._metrics.queued_rows = scheduler.queued_rows
         if scheduler.queued_rows or scheduler.found_expired:
             self._schedule(now)
+
+    def _next(self, now: float) -> Batch | None:
+        """The batch that an instance can take now."""
+        with self._lock:
+            batch = self.scheduler.next_batch(now)
+            if batch is not None:
+                self._release(batch.works)
+        return batch
 
     def _schedule(self, now: float) -> None:
         """Work waits: come back at once (inline), when the delay is over, or to look for passed deadlines."""
@@ -254,7 +181,7 @@ class Lane:
         works: list[Request] = batch.works  # type: ignore[assignment]
         fetches = works[0].fetches
         started = time.perf_counter()
-        failed = _prepare_all(works) if self.prepares else _NONE
+        failed = _prepare_all(works) if self.prepares else NO_FAILURES
         try:
             outcome: Outputs | OnwardError
             if failed:
@@ -275,19 +202,33 @@ class Lane:
         return outcome, time.perf_counter() - started
 
     def _run_instance(self) -> None:
-        """The life of an instance's thread."""
-        while (batch := self._work.get()) is not None:
+        """The life of an instance's thread. What waits is taken here: the loop may be long in coming to it."""
+        batch = self._work.get()
+        while batch is not None:
             outcome, run_s = self._run(batch)
+            following = None
+            if not self.inline:
+                now = time.monotonic()
+                with self._lock:
+                    self.scheduler.done(batch, now)
+                    self._undelivered += 1
+                if self._work.empty():
+                    following = self._next(now)
             try:
                 self._loop.call_soon_threadsafe(self._complete, batch, outcome, run_s)
             except RuntimeError:  # the loop is closed: nobody is left to answer
                 return
+            batch = following or self._work.get()
 
     def _complete(self, batch: Batch, outcome: Outputs | OnwardError, run_s: float) -> None:
-        """A thread has computed a batch: give it the next one first, and write the answers while it computes."""
-        self.scheduler.done(batch, time.monotonic())
+        """A thread has computed a batch: see that instances have work, and write the answers while they compute."""
+        if self.inline:
+            self.scheduler.done(batch, time.monotonic())
         self._drive()
         self._deliver(batch, outcome, run_s)
+        if not self.inline:
+            with self._lock:
+                self._undelivered -= 1
 
     def _finish(self, batch: Batch, outcome: Outputs | OnwardError, run_s: float) -> None:
         self.scheduler.done(batch, time.monotonic())
@@ -330,15 +271,17 @@ class Lane:
                 self._metrics.drop("expired")
                 work.reject(DeadlineExceeded())
                 continue
-            alone = self.scheduler.alone(work, now)
+            with self._lock:
+                alone = self.scheduler.alone(work, now)
             if self.inline:
                 self._finish(alone, *self._run(alone))
             else:
                 self._work.put(alone)
 
     def _reject_expired(self, now: float) -> None:
-        expired = self.scheduler.expire(now)
-        self._release(expired)
+        with self._lock:
+            expired = self.scheduler.expire(now)
+            self._release(expired)
         for work in expired:
             self._metrics.drop("expired")
             if isinstance(work, Request):
@@ -362,28 +305,6 @@ def _check_rows(names: Sequence[str], arrays: Sequence[Array], rows: int) -> Non
     for name, array in zip(names, arrays, strict=True):
         if array.shape[:1] != (rows,):
             raise ExecutionError(where=name, expected=f"{rows} rows as in the input", found=f"shape {array.shape}")
-
-
-class Waiting(Request):
-    """A request whose outcome an asyncio future waits for."""
-
-    __slots__ = ("future",)
-
-    future: asyncio.Future[dict[str, Array]]
-
-    def resolve(self, outputs: Outputs, start: int) -> None:
-        """Hand the rows over."""
-        if not self.future.done():
-            self.future.set_result(outputs.slice(start, self.rows))
-
-    def reject(self, error: OnwardError) -> None:
-        """Hand the error over."""
-        if not self.future.done():
-            self.future.set_exception(error)
-
-    def is_wanted(self) -> bool:
-        """Whether the future is still waited for."""
-        return not self.future.done()
 
 
 async def answer(lane: Lane, request: Waiting) -> dict[str, Array]:

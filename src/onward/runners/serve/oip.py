@@ -26,9 +26,11 @@ from onward.errors import (
     WrongDatatype,
     WrongShape,
 )
-from onward.execute.batch import Column
+from onward.execute.batch import Column, of_lists
 from onward.types import Array, TensorSpec
 
+# From so many numbers on they are packed while they are in the cache; fewer are packed for a whole batch together.
+_PACKED_FROM = 128
 _JSON_TYPE = {"f": float, "i": int, "u": int, "b": bool, "O": str}
 
 
@@ -118,7 +120,8 @@ class InferDecoder:
             or (spec.dtype.kind in "iu" and not _in_range(tensor.data, spec.dtype))
         ):
             return None
-        return InferRequest(request.id, {spec.name: tensor.data}, rows)
+        data = tensor.data if len(tensor.data) < _PACKED_FROM else of_lists([tensor.data], spec, rows)
+        return InferRequest(request.id, {spec.name: data}, rows)
 
     def _decode_general(self, body: bytes | bytearray, header_length: int | None) -> InferRequest:
         view = memoryview(body)

@@ -13,7 +13,8 @@ import pytest
 from onward.errors import Cancelled, CorruptMedia, DeadlineExceeded, ExecutionError, Overloaded, TooLarge, Unavailable
 from onward.execute.batch import Column, collate
 from onward.package.manifest import parse_manifest
-from onward.runners.serve.lane import Lane, Unprepared, Waiting, answer
+from onward.runners.serve.lane import Lane, answer
+from onward.runners.serve.request import Unprepared, Waiting
 from onward.telemetry import ModelMetrics
 from onward.testing import ScaleBackend
 from onward.types import Array
