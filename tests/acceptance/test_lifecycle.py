@@ -72,7 +72,7 @@ async def gather_posts(server: Server, model: str, bodies: list[Any], **headers:
 async def test_a_full_queue_is_a_429_that_says_when_to_come_back(sleepy: Server) -> None:
     answers = await gather_posts(sleepy, "sleeper", [body(0.15)] * 12)
     counts = Counter(answer.status_code for answer in answers)
-    assert counts[200] in (5, 6) and counts[200] + counts[429] == 12  # one or two run, four wait
+    assert 4 <= counts[200] <= 6 and counts[200] + counts[429] == 12  # up to two run, four wait
     for refused in (answer for answer in answers if answer.status_code == 429):
         assert refused.json()["code"] == "QUEUE_FULL"
         assert int(refused.headers["retry-after"]) >= 1
