@@ -15,10 +15,10 @@ run: .venv/.pack  ## build the example packages, serve them, show an answer of e
 gallery: .venv/.pack  ## build the example packages into var/repository
 	@$(PY) -m gallery build
 
-test: check .venv/.browser  ## everything that has to hold, in minutes
+test: check .venv/.browser gallery  ## everything that has to hold, in minutes
 	$(PY) -m pytest -m "not long"
 
-test-all: check .venv/.browser  ## the tests that take long, too
+test-all: check .venv/.browser gallery  ## the tests that take long, too
 	$(PY) -m pytest
 
 check: .venv/.dev  ## style, types, layers
