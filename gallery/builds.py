@@ -26,6 +26,8 @@ _SERVED_ONLY = (
     "runners", "cli.py", "__main__.py", "telemetry.py", "testing.py", "execute/scheduler.py", "store", "act",
     "dialogue",
 )  # fmt: skip
+# Of a package's own folder, what stands beside the package: changing it makes no package anew.
+_BESIDE = ("fraud/payments", "fraud/stream", "fraud/actions.toml")
 Progress = Callable[[str, str, float], None]
 
 
@@ -73,9 +75,9 @@ def source_files(name: str) -> list[Path]:
     """
     gallery, onward = ROOT / "gallery", ROOT / "src" / "onward"
     folders = [gallery / name, gallery / "reference", *(gallery / other for other in _BORROWS.get(name, ()))]
-    served_only = {onward / part for part in _SERVED_ONLY}
-    found = [file for folder in folders for file in folder.rglob("*")]
-    found += [file for file in onward.rglob("*") if served_only.isdisjoint((file, *file.parents))]
+    served_only = {onward / part for part in _SERVED_ONLY} | {gallery / part for part in _BESIDE}
+    found = [file for folder in (*folders, onward) for file in folder.rglob("*")]
+    found = [file for file in found if served_only.isdisjoint((file, *file.parents))]
     found += [gallery / "fetch.py", gallery / "sources.toml", ROOT / "requirements" / "pack.lock"]
     return sorted(file for file in found if file.is_file() and "__pycache__" not in file.parts)
 

