@@ -28,7 +28,7 @@ class Installation:
 
     def __enter__(self) -> Installation:
         self._folder = tempfile.TemporaryDirectory(prefix="onward-fraud-")
-        folder = Path(self._folder.name)
+        folder = self.folder = Path(self._folder.name)
         self.payments = PaymentsProcess(folder)
         port, admin_port = _free_port(), _free_port()
         self.url, self.admin_url = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{admin_port}"

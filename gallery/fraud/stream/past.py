@@ -1,10 +1,10 @@
 """What has happened to cards, in the transactions' own time, and the same as profile events.
 
 A server reads profiles as of the moment a request arrives, and rightly lets no caller choose another: who could, would
-choose one before the card's burst. A replay runs faster than the world did. So each payment is given its past anew: under a
-name of its own (`c00017.3` is the fourth payment of card c00017) the card's earlier events are posted, each as long ago as
-it was then. Published times are whole seconds; half a second is taken off every age, so that the milliseconds which the
-request takes never move an event out of a window that it was in.
+choose one before the card's burst. A replay runs faster than the world did. So each payment is given its past anew:
+under a name of its own (`c00017.3` is the fourth payment of card c00017) the card's earlier events are posted, each as
+long ago as it was then. Published times are whole seconds; half a second is taken off every age, so that the
+milliseconds which the request takes never move an event out of a window that it was in.
 """
 
 from __future__ import annotations

@@ -3,14 +3,14 @@
 What it supposes, all of it drawn from one seed:
 
 - 20,000 cards, some used far more than others (log-normal, sigma 1), and 2,000 merchants, likewise (Zipf).
-- An honest payment belongs to a card drawn by how much it is used. One in twenty is a spree: another payment of a card that
-  was honestly used in the last ten minutes. Seven in ten go to one of the card's three usual merchants.
-- A fraud, three times in four, uses a card stolen within the last hour; else a newly stolen one, which is one of the same
-  20,000 and has an honest past and an honest owner who goes on using it. It goes to any merchant, all alike.
+- An honest payment belongs to a card drawn by how much it is used. One in twenty is a spree: another payment of a card
+  that was honestly used in the last ten minutes. Seven in ten go to one of the card's three usual merchants.
+- A fraud, three times in four, uses a card stolen within the last hour; else a newly stolen one, which is one of the
+  same 20,000 and has an honest past and an honest owner who goes on using it. It goes to any merchant, all alike.
 
-Times, amounts and V1 to V28 stay as published. The label decides which of the two ways a row gets its card, so whatever is
-gained from a card's past is gained from these suppositions. `bursts = False` is the control: frauds get their cards as
-honest payments do, and then nothing can be gained.
+Times, amounts and V1 to V28 stay as published. The label decides which of the two ways a row gets its card, so whatever
+is gained from a card's past is gained from these suppositions. `bursts = False` is the control: frauds get their cards
+as honest payments do, nobody comes back with a stolen card, and a card's past says nothing.
 """
 
 from __future__ import annotations
@@ -63,10 +63,8 @@ def simulate(rows: Transactions, *, seed: int = SEED, bursts: bool = True) -> li
         again, at_home, which = (float(each) for each in chance[row])
         if fraud and bursts:
             stolen = [(last_s, one) for last_s, one in stolen if time_s - last_s <= AGAIN_WITHIN_S]
-            if stolen and again < AGAIN_SHARE:
-                card = stolen[int(which * len(stolen))][1]
-            else:
-                card = int(which * CARDS)
+            reused = stolen and again < AGAIN_SHARE
+            card = stolen[int(which * len(stolen))][1] if reused else int(which * CARDS)
             stolen = [(last_s, one) for last_s, one in stolen if one != card] + [(time_s, card)]
             merchant = int(at_home * MERCHANTS)
         else:
