@@ -27,6 +27,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from gallery.asks import ASKS, Ask
 from gallery.builds import NAMES, is_built
+from gallery.fraud.payments.process import PaymentsProcess
 from gallery.support.shop.process import ShopProcess
 from onward.runners.terminal import answer_table
 
@@ -64,6 +65,7 @@ class Showcase:
         self._build_lock = threading.Lock()
         self._leaving = False
         self._shop: ShopProcess | None = None
+        self._payments: PaymentsProcess | None = None
 
     def run(self, *, once: bool) -> int:
         """Serve, build, ask; then serve until Ctrl-C unless `once`. Returns the exit code."""
@@ -75,6 +77,8 @@ class Showcase:
         on_terminate = signal.signal(signal.SIGTERM, signal.default_int_handler)  # leave as with Ctrl-C
         try:
             self._shop = self._start_shop()
+            if self._shop is not None:
+                self._payments = PaymentsProcess(Path("var/payments"))
             self._server = self._start_server()
             self._present(once=once)
         except KeyboardInterrupt:
@@ -87,8 +91,9 @@ class Showcase:
             if self._server is not None:
                 self._server.terminate()
                 self._server.wait()
-            if self._shop is not None:  # after the server, whose last actions it may have to carry out
-                self._shop.close()
+            for service in (self._shop, self._payments):  # after the server, whose last actions they may carry out
+                if service is not None:
+                    service.close()
             signal.signal(signal.SIGTERM, on_terminate)
         return 1 if self._failed else 0
 
@@ -123,9 +128,12 @@ class Showcase:
         command = [sys.executable, "-m", "onward", "serve", str(self._repository)]
         command += ["--port", str(self._port), "--admin-port", str(self._admin_port)]
         environment = dict(os.environ)
-        if self._shop is not None:
-            command += ["--actions", str(self._shop.actions)]
-            environment["SHOP_SECRET"] = self._shop.secret
+        if self._shop is not None and self._payments is not None:
+            actions = Path("var/actions.toml")
+            texts = [service.actions.read_text(encoding="utf-8") for service in (self._shop, self._payments)]
+            actions.write_text("\n".join([texts[0], texts[1].replace("format = 1\n", "", 1)]), encoding="utf-8")
+            command += ["--actions", str(actions)]
+            environment |= {"SHOP_SECRET": self._shop.secret, "PAYMENTS_SECRET": self._payments.secret}
         with self._log.open("wb") as log:
             # A session of its own: Ctrl-C in the terminal reaches us, and we end the server in order.
             return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, env=environment)
