@@ -181,3 +181,34 @@ def test_golden_examples_repeat(package: Path) -> None:
     for row, example in enumerate(examples):
         for name, expected in example["answer"].items():
             assert found[name][row] == pytest.approx(expected, abs=example["tolerance"])
+
+
+def test_a_policy_that_lets_a_held_card_pay_is_not_opened(package: Path, tmp_path: Path) -> None:
+    from onward.decide.rules import load_policy
+    from onward.errors import PolicyTestFailed
+    from onward.package.manifest import load_manifest
+
+    folder = tmp_path / "fraud"
+    shutil.copytree(package, folder)
+    rules = load_policy(folder, load_manifest(folder))
+    assert rules is not None and set(rules.actions) == {"hold", "open_case"} and rules.entity == "card"
+    text = (folder / "policy.toml").read_text("utf-8")
+    changed = text.replace('when = "profile.holds_1d > 0"', 'when = "profile.holds_1d > 5"')
+    assert changed != text
+    (folder / "policy.toml").write_text(changed, "utf-8")
+    with pytest.raises(PolicyTestFailed, match="held card"):
+        load_policy(folder, load_manifest(folder))
+
+
+def test_the_policy_reviews_where_the_graph_says_that_a_review_pays(package: Path) -> None:
+    """The cost of a review and of a missed fraud are the same in the graph and in the policy."""
+    from onward.package.package import open_package
+    from onward.pipeline import Pipeline
+
+    pipeline = Pipeline(open_package(package))
+    examples = [json.loads(line) for line in (package / "examples.jsonl").read_text().splitlines()]
+    for example in examples:
+        result = pipeline({**example["input"], "card": "c1", "merchant": "m1"})
+        assert result.decision is not None
+        wanted = result.answer["fraud"] or result.answer["unusual"]
+        assert (result.decision.outcome != "approve") == wanted, example["name"]
