@@ -149,6 +149,14 @@ def test_a_mistake_exits_with_its_code_and_says_what_is_wrong(
     assert not list(workplace.glob("out*"))
 
 
+@pytest.mark.parametrize("group", ["actions", "approvals", "audit", "decide", "kill-switch", "profiles"])
+def test_a_group_without_a_command_shows_its_commands_and_no_error(
+    capfd: pytest.CaptureFixture[str], workplace: Path, group: str
+) -> None:
+    code, out, err = call(capfd, workplace, group)
+    assert (code, out) == (64, "") and err.startswith(f"Usage: onward {group}") and "Commands:" in err
+
+
 COMMANDS = (
     "serve",
     "run",

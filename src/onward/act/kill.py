@@ -6,15 +6,19 @@ when the switch is off again.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from onward.act.ledger import Ledger, audit_ledger
+from onward.errors import InputError
 from onward.store.records import Switch
 from onward.store.store import Reader, Transaction
 
 EVERYTHING = "actions"
 _OF_TENANT = "actions/"
 _OF_ACTION = "action/"
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
+_NAME_FORM = "1 to 64 letters, digits, dots, hyphens and underscores"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,9 +55,15 @@ def turn(
     note: str = "",
     ledger: Ledger | None = None,
 ) -> Switch:
-    """Turn the switch for everything, for one tenant, or for one action of all tenants; audited."""
+    """Turn the switch for everything, for one tenant, or for one action of all tenants; audited.
+
+    Raises `InputError` for what cannot be the name of a tenant or an action.
+    """
     if tenant and action:
         raise ValueError("a switch is for a tenant or for an action, not for both")
+    for what, said in (("tenant", tenant), ("action", action)):
+        if said and _NAME.fullmatch(said) is None:  # nothing is called so: the slip would stop nothing
+            raise InputError(f"this names no {what}", where=what, expected=_NAME_FORM, found=repr(said[:80]))
     name = f"{_OF_TENANT}{tenant}" if tenant else f"{_OF_ACTION}{action}" if action else EVERYTHING
     switch = tx.set_switch(name, on, by, at_s)
     said = ": ".join(part for part in (f"action {action}" if action else "", note) if part)

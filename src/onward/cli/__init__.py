@@ -52,6 +52,9 @@ def main() -> None:
         sys.exit(leave.exit_code)
     except click.Abort:
         _stop("interrupted", 130)
+    except click.exceptions.NoArgsIsHelpError as error:  # a command is missing: show which there are
+        click.echo(error.format_message(), err=True)
+        sys.exit(64)
     except click.ClickException as error:
         _stop(error.format_message() + _hint(error), 64)
     except OSError as error:

@@ -7,6 +7,7 @@ so any process can go on with it. Blocking: for a thread. Knows nothing of HTTP,
 
 from __future__ import annotations
 
+import hashlib
 import re
 import secrets
 import threading
@@ -109,7 +110,7 @@ class Conversations:
         Raises `InputError` for a conversation id that is none, `NotFound` for somebody else's conversation, `Conflict`
         where another process went on with it meanwhile, and what the desk raises: then nothing was decided.
         """
-        conversation = message.conversation or f"c_{secrets.token_hex(12)}"
+        conversation = message.conversation or _new_id(message)
         if _ID.fullmatch(conversation) is None:
             raise InputError(
                 where="conversation", expected="up to 64 letters, digits, - and _", found=conversation[:64]
@@ -251,6 +252,20 @@ class Conversations:
                     self._talking[key] = (lock, users - 1)
 
 
+def _new_id(message: Message) -> str:
+    """The id of the conversation that a message begins: the same for the same request, sent again under its key.
+
+    Who is not signed in has nothing but the id to show for a conversation, so it must not follow from a key that
+    somebody else may guess: theirs is the same for as long as this process lives.
+    """
+    if not message.idempotency_key:
+        return f"c_{secrets.token_hex(12)}"
+    parts = [message.tenant, message.customer, message.idempotency_key]
+    secret = b"" if message.customer else _UNGUESSABLE
+    return f"c_{hashlib.sha256(b'onward-conversation-1' + secret + msgspec.json.encode(parts)).hexdigest()[:24]}"
+
+
+_UNGUESSABLE = secrets.token_bytes(32)
 _UNSETTLED_WORDS = frozenset(state.value for state in _UNSETTLED)
 
 

@@ -24,7 +24,7 @@ from onward.act.targets import Targets, load_targets
 from onward.decide.audit import note_erasure
 from onward.decide.rules import Rules
 from onward.dialogue.conversations import Conversations, Message, told_json
-from onward.errors import OnwardError, PackageError, Unavailable
+from onward.errors import InputError, NotFound, OnwardError, PackageError, Unavailable
 from onward.generate.answer import readable
 from onward.pipeline import Pipeline
 from onward.runners.installation import open_keys, open_store
@@ -131,8 +131,9 @@ class Remote:
                 answer: Mapping[str, Any] = msgspec.json.decode(response.read())
                 return answer
         except urllib.error.HTTPError as error:
+            refused = NotFound if error.code == 404 else InputError if 400 <= error.code < 429 else Unavailable
             with error:
-                raise Unavailable("the server refused", where=self._url, found=_said(error.read())) from None
+                raise refused("the server refused", where=self._url, found=_said(error.read())) from None
         except (OSError, msgspec.DecodeError) as error:
             raise Unavailable("the server did not answer", where=self._url, found=str(error)) from None
 

@@ -120,6 +120,17 @@ def test_a_repeated_request_gets_the_same_reply_and_nothing_happens_again(place:
     assert len(place.turns("talk")) == 4 and place.decisions() == 2
 
 
+@pytest.mark.parametrize("customer", ["c-1", ""])
+def test_a_repeated_first_message_gets_the_conversation_that_it_began(place: Place, customer: str) -> None:
+    said = {"customer": customer, "conversation": "", "idempotency_key": "k"}
+    first = place.talks.say(message("cancel my subscription", **said), CANCEL, PROFILE)
+    again = place.talks.say(message("cancel my subscription", **said), CANCEL, PROFILE)
+    assert again.recorded.repeated and again.reply.text == first.reply.text
+    assert again.conversation == first.conversation
+    other = place.talks.say(message("hi", conversation="", idempotency_key="other"), answer("greet"), PROFILE)
+    assert other.conversation != first.conversation
+
+
 def test_without_the_models_answer_nothing_is_done_and_the_dialogue_stays(place: Place) -> None:
     place.talks.say(message("cancel my subscription"), CANCEL, PROFILE)
     told = place.talks.say(message("yes"), None, PROFILE, failure="DEADLINE_EXCEEDED")
