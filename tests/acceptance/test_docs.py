@@ -137,6 +137,7 @@ def test_the_examples_of_the_readme_answer(tmp_path: Path) -> None:
     shell.run("onward serve var/repository/vision/1.0.0")
     try:
         blocks = BLOCK.findall((ROOT / "README.md").read_text("utf-8"))
+        blocks = [(language, block) for language, block in blocks if "recommend" not in block]
         for language, block in blocks:
             if language == "bash":
                 assert "espresso" in shell.run(block)
@@ -146,6 +147,19 @@ def test_the_examples_of_the_readme_answer(tmp_path: Path) -> None:
         assert sum(language in ("bash", "python") for language, _ in blocks) == 3
     finally:
         shell.stop()
+
+
+@pytest.mark.weights
+def test_the_readmes_event_changes_the_recommendation_after_it(shell: Shell) -> None:
+    package = ROOT / "var" / "repository" / "recommend" / "1.0.0"
+    if not (package / "onward.lock").is_file():
+        pytest.skip("recommend is not built: make gallery")
+    blocks = BLOCK.findall((ROOT / "README.md").read_text("utf-8"))
+    (block,) = [block for language, block in blocks if language == "bash" and "recommend" in block]
+    shell.run(f"onward serve {package}")
+    asking = block[block.rindex("curl") :]
+    assert "because you watched" not in shell.run(asking)
+    assert "because you watched Star Wars" in shell.run(block)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
