@@ -45,7 +45,7 @@ for _command in (
 def main() -> None:
     """Run the command and exit with its code."""
     try:
-        cli.main(standalone_mode=False)
+        cli.main(prog_name="onward", standalone_mode=False)
     except OnwardError as error:
         _stop(f"{error} [{error.code}]", error.exit_code)
     except click.exceptions.Exit as leave:
