@@ -74,7 +74,7 @@ def request(number: int) -> dict[str, Any]:
     """The input of one of the requests; every sixteenth acts."""
     chance = random.Random(number)
     acts = number % (BODIES // ACTING) == BODIES // ACTING - 1
-    values = [round(chance.random(), 3), round(chance.uniform(1, 900), 2), round(chance.random(), 3)]
+    values = [round(chance.random(), 3), round(chance.uniform(1, 400), 2), round(chance.random(), 3)]
     return {"x": [10.0 if acts else values[0], *values[1:]]}
 
 
