@@ -2,67 +2,26 @@
 
 from __future__ import annotations
 
-import json
-import os
-import secrets
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
+from gallery.neighbour import Neighbour
 from gallery.support.shop.catalogue import CUSTOMERS, Customer
 from gallery.support.shop.database import Books
 
 SUPPORT = Path(__file__).parents[1]
 USUAL_ADDRESS = "127.0.0.1:9102"
-_START_S = 20.0
 
 
-class ShopProcess:
-    """A running shop. `actions` is the file for `onward serve --actions`, `secret` belongs into its SHOP_SECRET."""
+class ShopProcess(Neighbour):
+    """A running shop; its `secret` belongs into SHOP_SECRET."""
 
     def __init__(self, folder: Path, customers: Iterable[Customer] = CUSTOMERS, *, tell: str = "") -> None:
         """Start it with its database in `folder`; `tell` is the server that hears of what happens to customers."""
         folder.mkdir(parents=True, exist_ok=True)
         self.database = folder / "shop.sqlite"
         Books(self.database, customers=customers).close()
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
-        self.secret = secrets.token_urlsafe(24)
-        self.actions = folder / "actions.toml"
-        text = (SUPPORT / "actions.toml").read_text(encoding="utf-8")
-        self.actions.write_text(text.replace(USUAL_ADDRESS, f"127.0.0.1:{self.port}"), encoding="utf-8")
-        command = [sys.executable, "-m", "gallery.support.shop", "--database", str(self.database)]
-        command += ["--port", str(self.port), "--tell", tell]
-        # A session of its own: Ctrl-C in a terminal reaches whoever started it, who ends it.
-        self._process = subprocess.Popen(
-            command, cwd=SUPPORT.parents[1], env={**os.environ, "SHOP_SECRET": self.secret}, start_new_session=True
-        )
-        self._wait()
-
-    def _wait(self) -> None:
-        until_s = time.monotonic() + _START_S
-        while True:
-            try:
-                self.get("/health")
-                return
-            except OSError:
-                if time.monotonic() > until_s or self._process.poll() is not None:
-                    self.close()
-                    raise
-                time.sleep(0.05)
-
-    def get(self, path: str) -> Any:
-        """What the shop answers."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=10) as response:
-            return json.load(response)
-
-    def close(self) -> None:
-        """End the process."""
-        self._process.terminate()
-        self._process.wait()
+        super().__init__(
+            "gallery.support.shop", folder, actions=SUPPORT / "actions.toml", usual_address=USUAL_ADDRESS,
+            secret_env="SHOP_SECRET", arguments=["--database", str(self.database), "--tell", tell],
+        )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection
 
 import sqlalchemy as sa
@@ -68,16 +69,16 @@ _TURN_SWITCH = (
 _FORGET_OUTCOMES = sa.delete(t.outcomes).where(t.outcomes.c.at_s < bindparam("before_s"))
 
 
-class OutboxWrites(SqlReader):
+class OutboxWrites(SqlReader, ABC):
     """The part of `Transaction` that moves actions on."""
 
+    @abstractmethod
     def write_through(self) -> None:
         """Called before anything but what can wait is written."""
-        raise NotImplementedError
 
+    @abstractmethod
     def flush(self) -> None:
         """Send what waits to the database."""
-        raise NotImplementedError
 
     def _change(self, actions: list[Action]) -> None:
         self.flush()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import sqlalchemy as sa
@@ -40,14 +41,14 @@ _ERASE = {
 }
 
 
-class PeopleWrites(SqlReader):
+class PeopleWrites(SqlReader, ABC):
     """The part of `Transaction` that is about entities."""
 
     _erased = False
 
+    @abstractmethod
     def write_through(self) -> None:
         """Called before anything but what can wait is written."""
-        raise NotImplementedError
 
     def end(self) -> bool:
         """Every later call is a `RuntimeError`; whether something was erased."""
