@@ -98,12 +98,22 @@ def _round(kind: str, share: str, folder: Path, seconds: int) -> Figures:
                     "decisions_per_s": seen["answered_per_s"], "p50_ms": seen["p50_us"] / 1e3,
                     "p99_ms": seen["p99_us"] / 1e3, "errors": seen["errors"],
                 }  # fmt: skip
+        print(f"{kind}: {_durability(url)}", flush=True)
         raw = _raw_sqlite if kind == "sqlite" else _raw_postgresql
         for group in CONNECTIONS[1:]:
             limit = raw(url, folder, group)
             reached = figures[f"{group} connections"]["decisions_per_s"]
             figures[f"raw, groups of {group}"] = {"decisions_per_s": limit, "share_reached": reached / limit}
     return figures
+
+
+def _durability(url: str) -> str:
+    """The settings that make a commit durable, as the database tells them."""
+    from onward.store.sql import open_store
+
+    with contextlib.closing(open_store(url)) as store:
+        settings = store.durability() if hasattr(store, "durability") else {}
+    return ", ".join(f"{name} {value}" for name, value in settings.items())
 
 
 @contextlib.contextmanager
@@ -156,6 +166,7 @@ def _raw_sqlite(url: str, folder: Path, group: int) -> float:
     open_store(f"sqlite:///{fresh}").close()
     with contextlib.closing(sqlite3.connect(fresh, isolation_level=None)) as new:
         new.execute("PRAGMA synchronous = FULL")
+        new.execute("PRAGMA cache_size = -32768")
         new.execute("PRAGMA secure_delete = ON")
         started = time.perf_counter()
         for batch in _grouped(decisions, group):
