@@ -27,7 +27,8 @@ from onward.prepare.tabular import TablePreparation
 from onward.runners.serve import plain
 from onward.runners.serve.exchange import Exchange, timeout_s
 from onward.runners.serve.lane import Lane, answer
-from onward.runners.serve.oip import InferDecoder, InferEncoder, InferRequest, field_specs
+from onward.runners.serve.oip import InferDecoder, InferRequest, field_specs
+from onward.runners.serve.oip_answer import InferEncoder
 from onward.runners.serve.request import Outputs, Request, Unprepared, Waiting
 from onward.runners.serve.speed import INLINE_BELOW_S, Speed
 from onward.telemetry import ModelMetrics

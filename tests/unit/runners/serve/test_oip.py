@@ -14,7 +14,8 @@ from hypothesis.extra import numpy as hnp
 from tritonclient.http import InferenceServerClient, InferInput, InferRequestedOutput, InferResult
 
 from onward.errors import InputError, MalformedBody, OnwardError, TooLarge, UnknownOutput, WrongDatatype, WrongShape
-from onward.runners.serve.oip import InferDecoder, InferEncoder, InferRequest, field_specs
+from onward.runners.serve.oip import InferDecoder, InferRequest, field_specs
+from onward.runners.serve.oip_answer import InferEncoder
 from onward.types import NUMPY_OF_DATATYPE, Array, Field, TensorSpec
 
 NUMBERS = [kind for kind in NUMPY_OF_DATATYPE if kind != "BYTES"]
