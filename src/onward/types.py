@@ -49,7 +49,8 @@ class TensorSpec:
         return NUMPY_OF_DATATYPE[self.datatype]
 
 
-Content = Literal["value", "text", "image", "audio"]
+Content = Literal["value", "text", "image", "audio", "chat"]
+"""What a field holds; "chat" is a list of messages, `{"role": …, "content": …}`, oldest first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,6 +152,44 @@ class Event:
     blob: Blob | None = None
     attributes: Mapping[str, Any] = field(default_factory=dict)
     result: Result | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How a language model picks tokens, and when it stops. `seed` None: another text each time.
+
+    `temperature` 0 always takes the likeliest token. `logprobs` is the number of alternatives told with each token
+    (0: only the token's own; None: none are told). `json_schema` and `grammar` (GBNF) say what the text must be.
+    """
+
+    max_tokens: int = 256
+    temperature: float = 0.8
+    top_p: float = 0.95
+    top_k: int = 40
+    min_p: float = 0.05
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repeat_penalty: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    logprobs: int | None = None
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    json_schema: Mapping[str, Any] | None = None
+    grammar: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """What a language model is asked: `messages` in the OpenAI form for its chat template, or a `text` to go on with.
+
+    `tools` are function declarations in the OpenAI form, `tool_choice` what is asked of them ("" is "auto").
+    """
+
+    sampling: Sampling
+    messages: tuple[Mapping[str, Any], ...] = ()
+    text: str = ""
+    tools: tuple[Mapping[str, Any], ...] = ()
+    tool_choice: str | Mapping[str, Any] = ""
 
 
 class CancelToken:

@@ -14,8 +14,12 @@ from typing import Literal, cast
 from onward.errors import ManifestError
 from onward.package.features import read_features, read_profile
 from onward.package.manifest_checks import check_manifest
+from onward.package.manifest_sampling import read_sampling
+from onward.package.manifest_stages import read_answer, read_stages
+from onward.package.manifest_steps import read_generate, read_prepare
 from onward.package.manifest_text import dump_manifest
 from onward.package.records import (
+    Backend,
     Batching,
     Catalogue,
     DecodeImage,
@@ -42,6 +46,7 @@ __all__ = [
     "MANIFEST_FILE",
     "NAME_PATTERN",
     "VERSION_PATTERN",
+    "Backend",
     "Batching",
     "Catalogue",
     "DecodeImage",
@@ -74,12 +79,14 @@ VERSION_PATTERN = r"(?:0|[1-9][0-9]{0,8})(?:\.(?:0|[1-9][0-9]{0,8})){0,3}"
 
 _NAME_EXPECTED = 'a lower-case letter, then up to 63 of a-z, 0-9, "_" and "-"'
 _VERSION_EXPECTED = 'one to four dotted numbers, such as "1.0.0"'
-_PREPARE_STEPS = ("table", "tokenize", "decode_image", "graph")
-_GENERATE_STEPS = ("graph", "labels", "named", "catalogue")
 _TABLES = (
     "package", "input", "output", "prepare", "execute", "generate", "batching", "limits", "profile", "feature",
+    "sampling", "stage", "answer",
 )  # fmt: skip
-_CONTENTS = ("value", "text", "image", "audio")
+_MODEL_FILES = {
+    "onnx": "model.onnx", "python": "", "llama": "model.gguf", "whisper": "model.bin", "piper": "voice.onnx",
+}  # fmt: skip
+_CONTENTS = ("value", "text", "image", "audio", "chat")
 
 
 def load_manifest(path: Path) -> Manifest:
@@ -115,13 +122,16 @@ def parse_manifest(text: str, file: str = MANIFEST_FILE) -> Manifest:
         package=_package(document.section("package")),
         inputs=inputs,
         outputs=tuple(_output(section) for section in document.tables("output")),
-        prepare=_prepare(document, inputs),
+        prepare=read_prepare(document, inputs),
         execute=_execute(document.section("execute")),
-        generate=_generate(document),
+        generate=read_generate(document),
         batching=_batching(document.section("batching")),
         limits=_limits(document.section("limits")),
         profile=read_profile(document),
         features=read_features(document, inputs),
+        sampling=read_sampling(document),
+        stages=read_stages(document, name=NAME_PATTERN, version=VERSION_PATTERN),
+        answer=read_answer(document),
         file=file,
         lines=document.lines,
     )
@@ -210,102 +220,27 @@ def _output(section: Section) -> Field:
     return field
 
 
-def _prepare(document: Document, inputs: tuple[Field, ...]) -> tuple[PrepareStep, ...]:
-    steps: list[PrepareStep] = []
-    for section in document.tables("prepare"):
-        kind = section.text("step", choices=_PREPARE_STEPS)
-        if kind == "table":
-            every = tuple(field.name for field in inputs)
-            steps.append(
-                Table(
-                    columns=section.names("columns", every, kind="input names"),
-                    output=section.name("output", "features", kind="a tensor name"),
-                    unknown=cast(Literal["error", "nan"], section.text("unknown", "error", choices=("error", "nan"))),
-                )
-            )
-        elif kind == "tokenize":
-            steps.append(
-                Tokenize(
-                    input=section.name("input", kind="the name of an input"),
-                    file=section.file("file", "tokenizer.json"),
-                    max_tokens=section.integer("max_tokens", 256, minimum=1, maximum=1 << 20),
-                    outputs=section.names("outputs", ("input_ids", "attention_mask"), kind="tensor names"),
-                )
-            )
-        elif kind == "decode_image":
-            steps.append(
-                DecodeImage(
-                    input=section.name("input", kind="the name of an input"),
-                    output=section.name("output", "pixels", kind="a tensor name"),
-                )
-            )
-        elif kind == "graph":
-            steps.append(PrepareGraph(file=section.file("file", "prepare.onnx")))
-        else:
-            continue
-        section.close()
-    return tuple(steps)
-
-
 def _execute(section: Section) -> Execute:
-    backend = section.text("backend", "onnx", choices=("onnx", "python"))
+    backend = section.text("backend", "onnx", choices=tuple(_MODEL_FILES))
     entry = section.text(
         "entry", "", pattern=r"[A-Za-z_][A-Za-z0-9_]*:[A-Za-z_][A-Za-z0-9_]*", expected='"module:Class"'
     )
     execute = Execute(
-        backend=cast(Literal["onnx", "python"], backend),
-        file=section.file("file", "" if backend == "python" else "model.onnx"),
+        backend=cast(Backend, backend),
+        file=section.file("file", _MODEL_FILES.get(backend, "")),
         entry=entry,
         instances=section.integer("instances", 1, minimum=1, maximum=1024),
         threads=section.integer("threads", Execute().threads, minimum=0, maximum=4096),
         providers=section.names("providers", ("cpu",), kind="execution providers"),
+        context_tokens=section.integer("context_tokens", 0, minimum=0, maximum=1 << 24),
+        slots=section.integer("slots", Execute().slots, minimum=1, maximum=256),
     )
     section.close()
     if backend == "python" and not entry:
         section.problem("entry", "missing", expected='"module:Class" for the python backend')
-    if backend == "onnx" and entry:
+    if backend != "python" and entry:
         section.problem("entry", "only for the python backend", expected='backend = "python", or no entry')
     return execute
-
-
-def _generate(document: Document) -> tuple[GenerateStep, ...]:
-    steps: list[GenerateStep] = []
-    for section in document.tables("generate"):
-        kind = section.text("step", choices=_GENERATE_STEPS)
-        if kind == "graph":
-            steps.append(GenerateGraph(file=section.file("file", "generate.onnx")))
-        elif kind == "labels":
-            steps.append(
-                Labels(
-                    scores=section.name("scores", kind="the name of an output"),
-                    indices=section.name("indices", "", kind="the name of an output"),
-                    file=section.file("file", "labels.txt"),
-                    top_k=section.integer("top_k", 5, minimum=1, maximum=1 << 20),
-                    output=section.name("output", "label"),
-                )
-            )
-        elif kind == "named":
-            steps.append(Named(input=section.name("input", kind="the name of an output"), names=section.names("names")))
-        elif kind == "catalogue":
-            steps.append(_catalogue(section))
-        else:
-            continue
-        section.close()
-    return tuple(steps)
-
-
-def _catalogue(section: Section) -> Catalogue:
-    kind = "the name of an output"
-    return Catalogue(
-        ids=section.name("ids", kind=kind),
-        scores=section.name("scores", "", kind=kind),
-        because=section.name("because", "", kind=kind),
-        reason=section.name("reason", "", kind=kind),
-        reasons=section.names("reasons", (), kind="texts"),
-        file=section.file("file", "catalogue.jsonl"),
-        top_k=section.integer("top_k", 10, minimum=1, maximum=1 << 20),
-        output=section.name("output", "items"),
-    )
 
 
 def _batching(section: Section) -> Batching:
@@ -342,7 +277,16 @@ def _limits(section: Section) -> Limits:
         audio_s=usual.audio_s if audio_s is None else audio_s,
         **{
             name: section.integer(name, getattr(usual, name), minimum=1)
-            for name in ("body_bytes", "rows", "pixels", "tokens", "deadline_ms", "queue_rows")
+            for name in (
+                "body_bytes",
+                "rows",
+                "pixels",
+                "tokens",
+                "characters",
+                "deadline_ms",
+                "queue_rows",
+                "queue_tokens",
+            )
         },
     )
     section.close()

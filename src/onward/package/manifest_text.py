@@ -16,12 +16,13 @@ from onward.package.records import (
     Labels,
     Limits,
     Manifest,
+    Named,
     PrepareStep,
     ProfileSource,
     Table,
     Tokenize,
 )
-from onward.types import Field
+from onward.types import Field, Sampling
 
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _ESCAPES = {'"': '\\"', "\\": "\\\\", "\b": "\\b", "\t": "\\t", "\n": "\\n", "\f": "\\f", "\r": "\\r"}
@@ -41,8 +42,18 @@ def dump_manifest(manifest: Manifest) -> str:
     if manifest.prepare:
         blocks.append("# Prepare: from the item's fields to the model's tensors, in this order.")
         blocks.extend(_block("[[prepare]]", _prepare_pairs(step)) for step in manifest.prepare)
-    blocks.append("# Execute: the model, over batches of items.")
-    blocks.append(_block("[execute]", _execute_pairs(manifest.execute)))
+    if manifest.stages:
+        blocks.append("# Stages: the packages that this one is made of, and where their inputs come from.")
+        blocks.extend(_block("[[stage]]", _pairs(stage, type(stage).__dataclass_fields__)) for stage in manifest.stages)
+        blocks.append("# Answer: which stage each output comes from.")
+        blocks.append(_block("[answer]", manifest.answer))
+    else:
+        blocks.append("# Execute: the model, over batches of items.")
+        blocks.append(_block("[execute]", _execute_pairs(manifest.execute)))
+    sampling = {name: value for name, value in _changed(manifest.sampling, Sampling()).items() if value is not None}
+    if sampling:
+        blocks.append("# Sampling: how the model picks tokens, unless a request says otherwise.")
+        blocks.append(_block("[sampling]", sampling))
     if manifest.generate:
         blocks.append("# Generate: from the model's tensors to the answer, in this order.")
         blocks.extend(_block("[[generate]]", _generate_pairs(step)) for step in manifest.generate)
@@ -86,7 +97,7 @@ def _prepare_pairs(step: PrepareStep) -> dict[str, Any]:
         return pairs | ({"unknown": step.unknown} if step.unknown != "error" else {})
     if isinstance(step, Tokenize):
         return pairs | _pairs(step, ("input", "file", "max_tokens", "outputs"))
-    return pairs | _pairs(step, [name for name in ("input", "output", "file") if hasattr(step, name)])
+    return pairs | _pairs(step, type(step).__dataclass_fields__)
 
 
 def _execute_pairs(execute: Execute) -> dict[str, Any]:
@@ -104,7 +115,9 @@ def _generate_pairs(step: GenerateStep) -> dict[str, Any]:
     if isinstance(step, Catalogue):
         names = ("ids", "scores", "because", "reason", "reasons", "file", "top_k", "output")
         return pairs | _pairs(step, names)
-    return pairs | {"input": step.input, "names": step.names}
+    if isinstance(step, Named):
+        return pairs | {"input": step.input, "names": step.names}
+    return pairs | {name: getattr(step, name) for name in type(step).__dataclass_fields__ if getattr(step, name)}
 
 
 def _batching_pairs(batching: Batching) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, TypeAlias
 
-from onward.types import Field
+from onward.types import Field, Sampling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,19 +62,68 @@ class PrepareGraph:
     file: str = "prepare.onnx"
 
 
-PrepareStep: TypeAlias = Table | Tokenize | DecodeImage | PrepareGraph
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodeAudio:
+    """`step = "decode_audio"`: an audio file becomes FP32 [samples], mono, at `sample_rate_hz`, in -1 to 1."""
+
+    step: ClassVar[str] = "decode_audio"
+    input: str
+    output: str = "waveform"
+    sample_rate_hz: int = 16_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpeechWindows:
+    """`step = "speech_windows"`: a waveform becomes windows with speech in them, one row each.
+
+    `file` is the voice activity model (Silero's ONNX). Gives `output`, FP32 [windows, samples of a whole window],
+    zeros after the speech, and `bounds`, FP32 [windows, 2]: where the window's speech begins and ends, in seconds.
+    """
+
+    step: ClassVar[str] = "speech_windows"
+    input: str = "waveform"
+    output: str = "windows"
+    bounds: str = "bounds_s"
+    file: str = "vad.onnx"
+    window_s: float = 30.0
+    threshold: float = 0.5
+    sample_rate_hz: int = 16_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptStep:
+    """`step = "prompt"`: the item becomes what a language model is asked.
+
+    Either `messages` names the input that holds the conversation, or `template` is the user's message, with
+    `{name}` for the inputs. `system` stands before either, unless the conversation brings its own.
+    """
+
+    step: ClassVar[str] = "prompt"
+    messages: str = ""
+    system: str = ""
+    template: str = ""
+
+
+PrepareStep: TypeAlias = Table | Tokenize | DecodeImage | DecodeAudio | SpeechWindows | PromptStep | PrepareGraph
+Backend: TypeAlias = Literal["onnx", "python", "llama", "whisper", "piper"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Execute:
-    """`[execute]`: which backend runs the model, how many instances, with how many threads (0: all cores)."""
+    """`[execute]`: which backend runs the model, how many instances, with how many threads (0: all cores).
 
-    backend: Literal["onnx", "python"] = "onnx"
+    A language model generates `slots` texts at a time, each in a context of `context_tokens` (0: what the model was
+    trained for, at most 4,096).
+    """
+
+    backend: Backend = "onnx"
     file: str = "model.onnx"
     entry: str = ""
     instances: int = 1
     threads: int = 0
     providers: tuple[str, ...] = ("cpu",)
+    context_tokens: int = 0
+    slots: int = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +179,66 @@ class Catalogue:
         return tuple(filter(None, (self.ids, self.scores, self.because, self.reason)))
 
 
-GenerateStep: TypeAlias = GenerateGraph | Labels | Named | Catalogue
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transcript:
+    """`step = "transcript"`: a speech model's tokens become `output` (the text) and `segments` with their times.
+
+    `tokens` INT64 [windows, tokens] (filled up with -1) and `bounds` FP32 [windows, 2] in seconds are outputs of the
+    model, `file` its tokenizer.
+    """
+
+    step: ClassVar[str] = "transcript"
+    tokens: str = "tokens"
+    bounds: str = "bounds_s"
+    file: str = "tokenizer.json"
+    output: str = "text"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prose:
+    """`step = "prose"`: the generated text must be a full paragraph, or it is generated again, `attempts` times in all.
+
+    Every number in it must stand in one of the inputs `numbers_from`, and none of the texts `forbidden` may.
+    """
+
+    step: ClassVar[str] = "prose"
+    input: str = "text"
+    min_words: int = 0
+    min_sentences: int = 0
+    numbers_from: tuple[str, ...] = ()
+    forbidden: tuple[str, ...] = ()
+    attempts: int = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JsonText:
+    """`step = "json"`: the generated text is JSON by the schema in `file`; its members become outputs.
+
+    With `when`, only where that BOOL input is true.
+    """
+
+    step: ClassVar[str] = "json"
+    file: str = "schema.json"
+    when: str = ""
+
+
+GenerateStep: TypeAlias = GenerateGraph | Labels | Named | Catalogue | Transcript | Prose | JsonText
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """`[[stage]]`: another package as a part of this one. `inputs` says where each of its inputs comes from.
+
+    A source is an input of this package (`"audio"`) or an output of an earlier stage (`"hear.text"`). With `when`,
+    the stage runs only where that source has one of the values `values`; its outputs are absent otherwise.
+    """
+
+    name: str
+    package: str
+    version: str
+    inputs: Mapping[str, str]
+    when: str = ""
+    values: tuple[str | bool | float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,8 +260,10 @@ class Limits:
     pixels: int = 40_000_000
     audio_s: float = 600.0
     tokens: int = 8192
+    characters: int = 20_000
     deadline_ms: int = 10_000
     queue_rows: int = 2048
+    queue_tokens: int = 65_536
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,7 +311,10 @@ class Feature:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """A whole `onward.toml`. `file` and `lines` say where it was read from; they play no part in equality."""
+    """A whole `onward.toml`. `file` and `lines` say where it was read from; they play no part in equality.
+
+    A package of `stages` has no model of its own; `answer` says which stage each of its outputs comes from.
+    """
 
     package: PackageInfo
     inputs: tuple[Field, ...]
@@ -213,6 +326,9 @@ class Manifest:
     limits: Limits = field(default_factory=Limits)
     profile: ProfileSource | None = None
     features: tuple[Feature, ...] = ()
+    sampling: Sampling = field(default_factory=Sampling)
+    stages: tuple[Stage, ...] = ()
+    answer: Mapping[str, str] = field(default_factory=dict)
     file: str = field(default="onward.toml", compare=False, repr=False)
     lines: Mapping[str, int] = field(default_factory=dict, compare=False, repr=False)
 
