@@ -1,0 +1,1 @@
+"""The voice loop: speech up, events and speech down, over one WebSocket."""
