@@ -7,7 +7,6 @@ unknown model).
 from __future__ import annotations
 
 import asyncio
-import zlib
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
@@ -19,15 +18,15 @@ from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route as StarletteRoute
-from starlette.types import Message
 
 import onward
-from onward.errors import MalformedBody, MethodNotAllowed, NotFound, OnwardError, TooLarge, UnsupportedMedia
+from onward.errors import MalformedBody, MethodNotAllowed, NotFound, OnwardError, TooLarge
 from onward.package.examples import read_examples
 from onward.prepare.profile import Features
+from onward.runners.serve.body import limited, read_body
 from onward.runners.serve.exchange import Exchange, Headers, Route, error_body, error_headers, new_request_id
 from onward.runners.serve.models import Models
 from onward.runners.serve.openapi import document
@@ -190,7 +189,7 @@ class Endpoints:
 
     async def _exchange(self, request: Request, handle: Callable[[ServedModel, Exchange], None]) -> Response:
         limit = self._model(request).pipeline.manifest.limits.body_bytes
-        body = await _body(request, limit)
+        body = await read_body(request, limit)
         # Looked up again: while the body was read, a new version may have taken the place of the old one.
         served = self._model(request)
         exchange = AsgiExchange(Route(partial(handle, served), max_body_bytes=limit), request)
@@ -205,7 +204,7 @@ class Endpoints:
             raise TooLarge(where="body", expected=f"at most {limit} bytes", found=f"{length} bytes")
         fields = {field.name: field for field in served.signature.inputs}
         try:
-            async with _limited(request, limit).form(max_files=16, max_fields=256, max_part_size=limit) as form:
+            async with limited(request, limit).form(max_files=16, max_fields=256, max_part_size=limit) as form:
                 item = {name: await _part(name, value, fields) for name, value in form.items()}
         except HTTPException as error:
             raise MalformedBody(where="body", expected="multipart/form-data", found=str(error.detail)) from None
@@ -279,43 +278,6 @@ def _field(field: Field) -> dict[str, Any]:
     fixed = {"name": field.name, "datatype": field.datatype, "shape": list(field.shape), "content": field.content}
     flags = {"required": field.required, "on_request": field.on_request}
     return fixed | flags | {key: value for key, value in optional.items() if value not in (None, "", [])}
-
-
-async def _body(request: Request, limit: int) -> bytes:
-    """The whole body, unpacked if it came compressed; at most `limit` bytes either way."""
-    encoding = request.headers.get("content-encoding", "identity").strip().lower()
-    if encoding not in ("identity", "gzip", "deflate"):
-        raise UnsupportedMedia(where="Content-Encoding", expected="gzip or deflate", found=encoding[:40])
-    # Both forms are recognised by their first bytes; clients call the zlib form "deflate".
-    unpacked = None if encoding == "identity" else zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
-    body = bytearray()
-    try:
-        async for chunk in request.stream():
-            body += chunk if unpacked is None else unpacked.decompress(chunk, limit + 1 - len(body))
-            if len(body) > limit:
-                raise TooLarge(where="body", expected=f"at most {limit} bytes", found="more")
-    except ClientDisconnect:
-        raise asyncio.CancelledError from None
-    except zlib.error as error:
-        raise MalformedBody(where="body", expected=encoding, found=str(error)) from None
-    if unpacked is not None and not unpacked.eof:
-        raise MalformedBody(where="body", expected=f"a whole {encoding} stream", found="a part of it")
-    return bytes(body)
-
-
-def _limited(request: Request, limit: int) -> Request:
-    """The request, of which no more than `limit` bytes of body are read, whatever its headers say."""
-    size = 0
-
-    async def receive() -> Message:
-        nonlocal size
-        message = await request.receive()
-        size += len(message.get("body", b""))
-        if size > limit:
-            raise TooLarge(where="body", expected=f"at most {limit} bytes", found="more")
-        return message
-
-    return Request(request.scope, receive)
 
 
 async def _part(name: str, value: UploadFile | str, fields: dict[str, Field]) -> Any:

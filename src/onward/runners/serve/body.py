@@ -1,0 +1,48 @@
+"""A request's body on ASGI's way in: read whole, unpacked where it came compressed, and never more than the limit."""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import Message
+
+from onward.errors import MalformedBody, TooLarge, UnsupportedMedia
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """The whole body, unpacked if it came compressed; at most `limit` bytes either way."""
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("identity", "gzip", "deflate"):
+        raise UnsupportedMedia(where="Content-Encoding", expected="gzip or deflate", found=encoding[:40])
+    # Both forms are recognised by their first bytes; clients call the zlib form "deflate".
+    unpacked = None if encoding == "identity" else zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
+    body = bytearray()
+    try:
+        async for chunk in request.stream():
+            body += chunk if unpacked is None else unpacked.decompress(chunk, limit + 1 - len(body))
+            if len(body) > limit:
+                raise TooLarge(where="body", expected=f"at most {limit} bytes", found="more")
+    except ClientDisconnect:
+        raise asyncio.CancelledError from None
+    except zlib.error as error:
+        raise MalformedBody(where="body", expected=encoding, found=str(error)) from None
+    if unpacked is not None and not unpacked.eof:
+        raise MalformedBody(where="body", expected=f"a whole {encoding} stream", found="a part of it")
+    return bytes(body)
+
+
+def limited(request: Request, limit: int) -> Request:
+    """The request, of which no more than `limit` bytes of body are read, whatever its headers say."""
+    size = 0
+
+    async def receive() -> Message:
+        nonlocal size
+        message = await request.receive()
+        size += len(message.get("body", b""))
+        if size > limit:
+            raise TooLarge(where="body", expected=f"at most {limit} bytes", found="more")
+        return message
+
+    return Request(request.scope, receive)
