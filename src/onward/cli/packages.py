@@ -59,6 +59,12 @@ def verify(package: str, as_json: bool) -> None:
 @click.option(
     "--tolerance", type=click.FloatRange(0, 1e6), default=None, help="How far answers may differ from the original's."
 )
+@click.option(
+    "--repository",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=None,
+    help="Where the packages are that the manifest names as stages.  [default: var/repository]",
+)
 def pack(source: Path, out: Path, **options: Any) -> None:
     """Make a package from SOURCE, a model file or folder. OUT may end in .onward.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import tempfile
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -21,22 +21,30 @@ from onward.package.package import Package, graph_files, open_package
 from onward.package.records import Catalogue, GenerateGraph, Labels, Manifest, PrepareGraph, Tokenize
 from onward.package.sections import suggestion
 from onward.package.signature import signature_of
+from onward.package.stages import DIALOGUE_FILE as DIALOGUE_FILE
+from onward.package.stages import POLICY_FILE as POLICY_FILE
+from onward.package.stages import check_stages
 from onward.package.tensors import graph_tensors
 from onward.types import Signature
 
 PICKLED_SUFFIXES = frozenset({".pkl", ".pickle", ".joblib", ".pt", ".pth", ".ckpt", ".pyc"})
-POLICY_FILE = "policy.toml"
-DIALOGUE_FILE = "dialogue.toml"
 
 CheckFolder: TypeAlias = Callable[[Path, Manifest], object]
 """Raises what the layers above find wrong with a folder, before it is locked: its policy, for one."""
 
 
-def assemble(folder: Path, *, parity: Mapping[str, Any] | None = None, check: CheckFolder | None = None) -> Package:
+def assemble(
+    folder: Path,
+    *,
+    parity: Mapping[str, Any] | None = None,
+    check: CheckFolder | None = None,
+    repositories: Iterable[Path] = (),
+) -> Package:
     """Check a folder that holds a manifest and its files, and write its `onward.lock`.
 
-    `parity` are the portable bounds to state in the lock, `check` what else may be wrong. Raises `ManifestError`
-    naming file, line and key, `RefusedGraph`, or `PackageError`; the folder then has no lock.
+    `parity` are the portable bounds to state in the lock, `check` what else may be wrong, `repositories` where the
+    packages of stages are, which the lock pins. Raises `ManifestError` naming file, line and key, `RefusedGraph`, or
+    `PackageError`; the folder then has no lock.
     """
     folder = Path(folder)
     (folder / LOCK_FILE).unlink(missing_ok=True)
@@ -44,13 +52,14 @@ def assemble(folder: Path, *, parity: Mapping[str, Any] | None = None, check: Ch
     check_files(manifest, folder)
     for graph in graph_files(manifest):
         check_graph(folder / graph, folder)
-    if manifest.execute.backend == "onnx":
+    pins = check_stages(manifest, repositories)
+    if manifest.execute.backend == "onnx" and not manifest.stages:
         signature_of_folder(manifest, folder)
     read_examples(folder)
     _check_policy(folder)
     if check is not None:
         check(folder, manifest)
-    _write_atomically(folder / LOCK_FILE, lock_text(lock_of(folder, parity=parity)))
+    _write_atomically(folder / LOCK_FILE, lock_text(lock_of(folder, parity=parity, stages=pins)))
     return open_package(folder, verify=False)
 
 
@@ -92,7 +101,9 @@ def _named_files(manifest: Manifest) -> list[tuple[str, str]]:
     for index, prepared in enumerate(manifest.prepare):
         if isinstance(prepared, Tokenize | PrepareGraph):
             named.append((f"prepare[{index}].file", prepared.file))
-    if manifest.execute.backend == "onnx":
+    if manifest.stages:
+        pass  # no model of its own
+    elif manifest.execute.backend == "onnx":
         named.append(("execute.file", manifest.execute.file))
     else:
         named.append(("execute.entry", f"{manifest.execute.entry.split(':')[0]}.py"))

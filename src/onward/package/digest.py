@@ -1,6 +1,7 @@
 """What a package is, as a number: SHA-256 of every file, and one digest over them all.
 
-The package digest is SHA-256 over the lines `path NUL sha256 LF`, sorted by path, of every file but `onward.lock`.
+The package digest is SHA-256 over the lines `path NUL sha256 LF`, sorted by path, of every file but `onward.lock`,
+and, for a package made of others, over the lines `NUL name==version NUL digest LF` of those, sorted, too.
 It depends on paths and contents only: not on times, owners, modes, or the order in which a disk lists files.
 """
 
@@ -25,10 +26,14 @@ MAX_FILES = 10_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lock:
-    """`onward.lock`: the SHA-256 (hex) of every other file, the package digest, and portable parity bounds."""
+    """`onward.lock`: the SHA-256 (hex) of every other file, the package digest, and portable parity bounds.
+
+    `stages` are the digests of the packages that this one is made of, by `name==version`.
+    """
 
     digest: str
     files: Mapping[str, str]
+    stages: Mapping[str, str] = field(default_factory=dict)
     parity: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -38,11 +43,13 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def package_digest(files: Mapping[str, str]) -> str:
-    """The package digest, in hex, of files given as path → SHA-256 in hex."""
+def package_digest(files: Mapping[str, str], stages: Mapping[str, str] | None = None) -> str:
+    """The package digest, in hex, of files given as path → SHA-256 in hex, and stages as `name==version` → digest."""
     whole = hashlib.sha256()
     for path in sorted(files):
         whole.update(f"{path}\0{files[path]}\n".encode())
+    for name, digest in sorted((stages or {}).items()):
+        whole.update(f"\0{name}\0{digest}\n".encode())
     return whole.hexdigest()
 
 
@@ -87,10 +94,11 @@ def _walk(folder: Path, prefix: str) -> Iterator[tuple[str, Path]]:
                 yield path, Path(entry.path)
 
 
-def lock_of(folder: Path, *, parity: Mapping[str, Any] | None = None) -> Lock:
-    """Hash every file of a package folder."""
+def lock_of(folder: Path, *, parity: Mapping[str, Any] | None = None, stages: Mapping[str, str] | None = None) -> Lock:
+    """Hash every file of a package folder; `stages` are the digests of the packages that it is made of."""
     files = {path: file_digest(file) for path, file in package_files(folder).items()}
-    return Lock(digest=package_digest(files), files=files, parity=parity or {})
+    pins = stages or {}
+    return Lock(digest=package_digest(files, pins), files=files, stages=pins, parity=parity or {})
 
 
 def verify_folder(folder: Path, lock: Lock) -> None:
@@ -114,6 +122,9 @@ def lock_text(lock: Lock) -> str:
         "\n[files]",
         *(f"{toml_value(path)} = {toml_value(lock.files[path])}" for path in sorted(lock.files)),
     ]
+    if lock.stages:
+        pins = (f"{toml_value(name)} = {toml_value(digest)}" for name, digest in sorted(lock.stages.items()))
+        lines += ["\n[stages]", *pins]
     if lock.parity:
         lines += ["\n[parity]", *(f"{toml_value(key)} = {toml_value(value)}" for key, value in lock.parity.items())]
     return "\n".join(lines) + "\n"
@@ -132,14 +143,18 @@ def read_lock(folder: Path) -> Lock:
     except (OSError, ValueError, RecursionError) as error:
         raise PackageError(f"cannot be read: {error}", where=str(file), expected="TOML in UTF-8") from None
     files, digest, parity = values.get("files"), values.get("digest"), values.get("parity", {})
+    stages = values.get("stages", {})
     if values.get("format") != LOCK_FORMAT:
         raise PackageError(
             "not a format this version of Onward reads", where=str(file), expected=f"format = {LOCK_FORMAT}"
         )
     if not isinstance(files, dict) or not all(isinstance(value, str) for value in files.values()):
         raise PackageError("no [files]", where=str(file), expected='[files] with "path" = "sha256" lines')
+    if not isinstance(stages, dict) or not all(isinstance(value, str) for value in stages.values()):
+        expected = '[stages] with "name==version" = "digest" lines'
+        raise PackageError("stages are not a table of digests", where=str(file), expected=expected)
     if not isinstance(parity, dict):
         raise PackageError("parity is not a table", where=str(file), expected="[parity]")
-    if digest != package_digest(files):
-        raise DigestMismatch("the package digest does not fit the files listed", where=str(file))
-    return Lock(digest=digest, files=files, parity=parity)
+    if digest != package_digest(files, stages):
+        raise DigestMismatch("the package digest does not fit what is listed", where=str(file))
+    return Lock(digest=digest, files=files, stages=stages, parity=parity)

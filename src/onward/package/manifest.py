@@ -209,6 +209,7 @@ def _output(section: Section) -> Field:
         name=section.name("name"),
         datatype=section.text("datatype", choices=NUMPY_OF_DATATYPE),
         shape=section.shape("shape"),
+        content=cast(Content, section.text("content", "value", choices=_CONTENTS)),
         units=section.text("units", ""),
         minimum=section.number("minimum"),
         maximum=section.number("maximum"),

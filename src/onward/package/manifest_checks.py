@@ -10,6 +10,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from onward.package.features import check_profile
+from onward.package.manifest_stages import check_stages
 from onward.package.records import (
     Catalogue,
     DecodeImage,
@@ -44,6 +45,7 @@ def check_manifest(manifest: Manifest, document: Document) -> None:
         _check_input(document, f"input[{index}]", field, missing_is_nan=missing_is_nan, needs_no_default=free)
     for index, field in enumerate(manifest.outputs):
         _check_range(document, f"output[{index}]", field)
+        _check_whole(document, f"output[{index}]", field)
     if manifest.batching.mode == "invariant":
         # Its promise is about answers: a package that relies on it must not be served without it.
         expected = '"throughput": this version of Onward has no other mode yet'
@@ -51,6 +53,7 @@ def check_manifest(manifest: Manifest, document: Document) -> None:
     _check_prepare(manifest, document)
     _check_generate(manifest, document)
     check_profile(manifest, document)
+    check_stages(manifest, document)
 
 
 def _check_different(document: Document, table: str, names: list[str]) -> None:
@@ -63,10 +66,7 @@ def _check_input(document: Document, path: str, field: Field, *, missing_is_nan:
     if field.datatype not in NUMPY_OF_DATATYPE:
         return
     numeric = field.datatype not in ("BYTES", "BOOL")
-    if field.content != "value" and (field.datatype != "BYTES" or field.shape):
-        expected = f'datatype = "BYTES" and shape = [] with content = "{field.content}"'
-        found = f'"{field.datatype}", shape {list(field.shape)}'
-        document.problem(f"{path}.datatype", "does not fit the content", expected=expected, found=found)
+    _check_whole(document, path, field)
     if field.categories and (field.datatype != "BYTES" or field.shape):
         expected = 'datatype = "BYTES" and shape = [] with categories'
         document.problem(f"{path}.datatype", "does not fit the categories", expected=expected, found=field.datatype)
@@ -78,6 +78,14 @@ def _check_input(document: Document, path: str, field: Field, *, missing_is_nan:
     elif not field.datatype.startswith("FP") and not (field.categories and missing_is_nan):
         expected = 'a default; only FP16, FP32, FP64 and, with unknown = "nan", categories can be missing (NaN)'
         document.problem(f"{path}.required", "an optional input needs a default", expected=expected)
+
+
+def _check_whole(document: Document, path: str, field: Field) -> None:
+    """Text, pictures and sound are one value of bytes."""
+    if field.content != "value" and (field.datatype != "BYTES" or field.shape):
+        expected = f'datatype = "BYTES" and shape = [] with content = "{field.content}"'
+        found = f'"{field.datatype}", shape {list(field.shape)}'
+        document.problem(f"{path}.datatype", "does not fit the content", expected=expected, found=found)
 
 
 def _check_range(document: Document, path: str, field: Field) -> None:

@@ -19,6 +19,7 @@ from onward.package.records import (
     Named,
     PrepareStep,
     ProfileSource,
+    Stage,
     Table,
     Tokenize,
 )
@@ -44,9 +45,9 @@ def dump_manifest(manifest: Manifest) -> str:
         blocks.extend(_block("[[prepare]]", _prepare_pairs(step)) for step in manifest.prepare)
     if manifest.stages:
         blocks.append("# Stages: the packages that this one is made of, and where their inputs come from.")
-        blocks.extend(_block("[[stage]]", _pairs(stage, type(stage).__dataclass_fields__)) for stage in manifest.stages)
+        blocks.extend(_block("[[stage]]", _stage_pairs(stage)) for stage in manifest.stages)
         blocks.append("# Answer: which stage each output comes from.")
-        blocks.append(_block("[answer]", manifest.answer))
+        blocks.append(_block("[answer]", _sources(manifest.answer)))
     else:
         blocks.append("# Execute: the model, over batches of items.")
         blocks.append(_block("[execute]", _execute_pairs(manifest.execute)))
@@ -57,8 +58,9 @@ def dump_manifest(manifest: Manifest) -> str:
     if manifest.generate:
         blocks.append("# Generate: from the model's tensors to the answer, in this order.")
         blocks.extend(_block("[[generate]]", _generate_pairs(step)) for step in manifest.generate)
-    blocks.append("# Batching: how many rows run together, and how long the first may wait for more.")
-    blocks.append(_block("[batching]", _batching_pairs(manifest.batching)))
+    if not manifest.stages:
+        blocks.append("# Batching: how many rows run together, and how long the first may wait for more.")
+        blocks.append(_block("[batching]", _batching_pairs(manifest.batching)))
     limits = _changed(manifest.limits, Limits())
     if limits:
         blocks.append("# Limits of one request, checked before anything is allocated.")
@@ -98,6 +100,15 @@ def _prepare_pairs(step: PrepareStep) -> dict[str, Any]:
     if isinstance(step, Tokenize):
         return pairs | _pairs(step, ("input", "file", "max_tokens", "outputs"))
     return pairs | _pairs(step, type(step).__dataclass_fields__)
+
+
+def _stage_pairs(stage: Stage) -> dict[str, Any]:
+    pairs = _pairs(stage, ("name", "package", "version"))
+    return pairs | {"inputs": _sources(stage.inputs)} | _pairs(stage, ("when", "values"))
+
+
+def _sources(sources: Mapping[str, tuple[str, ...]]) -> dict[str, Any]:
+    return {name: found[0] if len(found) == 1 else found for name, found in sources.items()}
 
 
 def _execute_pairs(execute: Execute) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -59,6 +59,7 @@ def pack(
     description: str = "",
     run_package: RunPackage | None = None,
     check: CheckFolder | None = None,
+    repositories: Iterable[Path] = (),
 ) -> Package:
     """Pack a trained model into the folder `out`, or an archive where `out` ends in `.onward`.
 
@@ -70,9 +71,10 @@ def pack(
 
     Every output may differ from the original's by `tolerance` (1e-5 unless given, 1e-4 for the logits of a state
     dict), times the original's size where that is above 1. `run_package` runs the finished package as it will be
-    served, to compare it too; `check` looks at a folder with a manifest before it is locked. Raises `ParityError`
-    beyond the tolerance, `UsageError` where the call makes no sense, `PackageError` where the model cannot be served,
-    `MissingExtra` where a converter is not installed.
+    served, to compare it too; `check` looks at a folder with a manifest before it is locked; `repositories` are where
+    the packages are that a manifest names as stages. Raises `ParityError` beyond the tolerance, `UsageError` where the
+    call makes no sense, `PackageError` where the model cannot be served, `MissingExtra` where a converter is not
+    installed.
     """
     out = Path(out)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
@@ -85,7 +87,7 @@ def pack(
         if isinstance(source, str | os.PathLike) and Path(source).is_dir() and not _is_encoder(Path(source)):
             original.refuse("a folder with a manifest")
             shutil.copytree(source, folder)
-            assemble(folder, parity={"compared": False}, check=check)
+            assemble(folder, parity={"compared": False}, check=check, repositories=repositories)
         else:
             info = _info(source, name, version, licence, description)
             draft = _draft(source, info, original)

@@ -53,7 +53,8 @@ def open_package(path: Path, *, verify: bool = True) -> Package:
 def graph_files(manifest: Manifest) -> tuple[str, ...]:
     """The ONNX files of a package, in the order in which they run."""
     prepare = [step.file for step in manifest.prepare if isinstance(step, PrepareGraph)]
-    model = [manifest.execute.file] if manifest.execute.backend == "onnx" else []
+    has_graph = manifest.execute.backend == "onnx" and not manifest.stages
+    model = [manifest.execute.file] if has_graph else []
     generate = [step.file for step in manifest.generate if isinstance(step, GenerateGraph)]
     return tuple(prepare + model + generate)
 

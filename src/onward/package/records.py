@@ -229,14 +229,15 @@ GenerateStep: TypeAlias = GenerateGraph | Labels | Named | Catalogue | Transcrip
 class Stage:
     """`[[stage]]`: another package as a part of this one. `inputs` says where each of its inputs comes from.
 
-    A source is an input of this package (`"audio"`) or an output of an earlier stage (`"hear.text"`). With `when`,
-    the stage runs only where that source has one of the values `values`; its outputs are absent otherwise.
+    A source is an input of this package (`"audio"`) or an output of an earlier stage (`"hear.text"`); of several, the
+    first counts that there is. With `when`, the stage runs only where that source has one of the values `values`; its
+    outputs are absent otherwise.
     """
 
     name: str
     package: str
     version: str
-    inputs: Mapping[str, str]
+    inputs: Mapping[str, tuple[str, ...]]
     when: str = ""
     values: tuple[str | bool | float, ...] = ()
 
@@ -328,7 +329,7 @@ class Manifest:
     features: tuple[Feature, ...] = ()
     sampling: Sampling = field(default_factory=Sampling)
     stages: tuple[Stage, ...] = ()
-    answer: Mapping[str, str] = field(default_factory=dict)
+    answer: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     file: str = field(default="onward.toml", compare=False, repr=False)
     lines: Mapping[str, int] = field(default_factory=dict, compare=False, repr=False)
 

@@ -91,9 +91,10 @@ def verify(package: str, *, as_json: bool) -> None:
         print(msgspec.json.encode(report).decode())  # noqa: T201
 
 
-def pack(source: Path, out: Path, **options: Any) -> None:
-    """Pack a source and say what came out."""
-    package = pack_source(source, out, run_package=run_package, check=check_policy, **options)
+def pack(source: Path, out: Path, *, repository: Path | None = None, **options: Any) -> None:
+    """Pack a source and say what came out. `repository` is where the packages of stages are (None: the default)."""
+    roots = [repository or DEFAULT_REPOSITORY]
+    package = pack_source(source, out, run_package=run_package, check=check_policy, repositories=roots, **options)
     parity = read_lock(package.folder).parity
     report = {
         "name": package.id.name, "version": package.id.version, "digest": package.id.digest, "path": str(out),
