@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onward.package.assembly import assemble
 from onward.package.examples import Example, write_examples
+from onward.testing import tiny_package
 from onward.types import NUMPY_OF_DATATYPE
 
 DATATYPES = tuple(NUMPY_OF_DATATYPE)
@@ -174,4 +175,64 @@ def write(
     if examples:
         write_examples(folder, examples)
     assemble(folder)
+    return folder
+
+
+CHAIN = """format = 1
+[package]
+name = "chain"
+version = "1.0.0"
+licence = "Apache-2.0"
+[[input]]
+name = "x"
+datatype = "FP32"
+shape = [3]
+[[input]]
+name = "way"
+datatype = "BYTES"
+content = "text"
+required = false
+default = "short"
+[[output]]
+name = "y"
+datatype = "FP32"
+shape = [3]
+[[output]]
+name = "doubled"
+datatype = "FP32"
+shape = [3]
+on_request = true
+[[stage]]
+name = "double"
+package = "double"
+version = "1.0.0"
+inputs = { x = "x" }
+[[stage]]
+name = "far"
+package = "plus"
+version = "1.0.0"
+inputs = { x = "double.y" }
+when = "way"
+values = ["long"]
+[answer]
+y = ["far.y", "double.y"]
+doubled = "double.y"
+"""
+
+
+def staged_packages(repository: Path) -> Path:
+    """`double` (2x), `plus` (x + 10) and `chain`, made of them: y = 2x, and 2x + 10 where `way` is "long"."""
+    tiny_package(repository / "double" / "1.0.0", name="double", scale=2.0, offset=0.0)
+    tiny_package(repository / "plus" / "1.0.0", name="plus", scale=1.0, offset=10.0)
+    return chain_package(repository)
+
+
+def chain_package(repository: Path, text: str = CHAIN) -> Path:
+    """`chain` alone."""
+    folder = repository / "chain" / "1.0.0"
+    folder.mkdir(parents=True)
+    (folder / "onward.toml").write_text(text, "utf-8")
+    example = Example(name="far", input={"x": [1.0, 2.0, 3.0], "way": "long"}, answer={"y": [12.0, 14.0, 16.0]})
+    write_examples(folder, [example])
+    assemble(folder, repositories=[repository])
     return folder

@@ -81,26 +81,36 @@ def find_stages(manifest: Manifest, repositories: Iterable[Path]) -> dict[str, P
     for stage in manifest.stages:
         pin = pin_of(stage)
         if pin not in opened:
-            opened[pin] = _find(stage, roots)
+            folder = locate(stage, roots)
+            try:
+                opened[pin] = open_package(folder)
+            except OnwardError as error:
+                raise _unusable(stage, error) from None
+            found = opened[pin].id
+            if (found.name, found.version) != (stage.package, stage.version):
+                message = f'stage "{stage.name}": the folder holds another package'
+                raise PackageError(message, where=str(folder), found=f"{found.name} {found.version}")
     return {stage.name: opened[pin_of(stage)] for stage in manifest.stages}
 
 
-def _find(stage: Stage, roots: Sequence[Path]) -> Package:
+def locate(stage: Stage, roots: Sequence[Path], digest: str = "") -> Path:
+    """The folder of a stage's package: of several repositories the first that has it, with `digest` if that is given.
+
+    Where none has it with that digest, the first that has the version at all. Raises `PackageError` naming the stage.
+    """
+    found: list[Path] = []
     for root in roots:
         try:
             folder = Repository(root).path(stage.package, stage.version)
-        except OnwardError as error:
-            if isinstance(error, ModelNotFound):
-                continue
-            raise _unusable(stage, error) from None
-        try:
-            package = open_package(folder)
+            if not digest or read_lock(folder).digest == digest:
+                return folder
+        except ModelNotFound:
+            continue
         except OnwardError as error:
             raise _unusable(stage, error) from None
-        if (package.id.name, package.id.version) != (stage.package, stage.version):
-            found = f"{package.id.name} {package.id.version}"
-            raise PackageError(f'stage "{stage.name}": another package', where=str(folder), found=found)
-        return package
+        found.append(folder)
+    if found:
+        return found[0]
     expected = f"{stage.package} {stage.version} in {' or '.join(map(str, roots)) or 'a repository'}"
     raise PackageError(f'stage "{stage.name}": there is no such package', expected=expected)
 
