@@ -6,6 +6,7 @@ Knows the pipeline, the two body formats and the lane; not the sockets, the rout
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import Executor
@@ -186,10 +187,12 @@ class ServedModel:
         body = b'{"answers":' + _encode(answers) if call.many else b'{"answer":' + _encode(answers[0])
         return b"".join([body, self._answer_tail, request_id, b'"}'])
 
-    async def answer(self, items: Sequence[Item], outputs: Sequence[str] = ()) -> list[Result]:
-        """Answer items from a coroutine (the ASGI routes), through the same queue."""
+    async def answer(
+        self, items: Sequence[Item], outputs: Sequence[str] = (), *, deadline_s: float = math.inf
+    ) -> list[Result]:
+        """Answer items from a coroutine (the ASGI routes), through the same queue, by `deadline_s` at the latest."""
         fetches = self.pipeline.fetches(outputs)
-        deadline_s = time.monotonic() + self._deadline_s
+        deadline_s = min(deadline_s, time.monotonic() + self._deadline_s)
         loop = asyncio.get_running_loop()
         size = sum(len(value) for item in items for value in item.values() if isinstance(value, bytes))
         self.lane.admit(len(items), size)
