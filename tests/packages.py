@@ -227,12 +227,13 @@ def staged_packages(repository: Path) -> Path:
     return chain_package(repository)
 
 
-def chain_package(repository: Path, text: str = CHAIN) -> Path:
+def chain_package(repository: Path, text: str = CHAIN, *, example: bool = True) -> Path:
     """`chain` alone."""
     folder = repository / "chain" / "1.0.0"
     folder.mkdir(parents=True)
     (folder / "onward.toml").write_text(text, "utf-8")
-    example = Example(name="far", input={"x": [1.0, 2.0, 3.0], "way": "long"}, answer={"y": [12.0, 14.0, 16.0]})
-    write_examples(folder, [example])
+    if example:
+        far = Example(name="far", input={"x": [1.0, 2.0, 3.0], "way": "long"}, answer={"y": [12.0, 14.0, 16.0]})
+        write_examples(folder, [far])
     assemble(folder, repositories=[repository])
     return folder

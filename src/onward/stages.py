@@ -380,7 +380,7 @@ def one_message(pipeline: AnyStage, item: Item) -> dict[str, Any]:
     actions = [ActionStatus(action_id="", name=call.name, state="denied") for call in decision.actions]
     reply = dialogue.reply(understood, decision, actions, profile)
     said = {"reply": reply.text, "intent": reply.intent, CONVERSATION: ""}
-    return answer | said | {"outcome": decision.outcome, "decision_id": ""}
+    return said | {"outcome": decision.outcome, "decision_id": ""}
 
 
 def spoken_ms(stages_ms: Mapping[str, float]) -> str:

@@ -58,8 +58,9 @@ def fields_of(manifest: Manifest, folder: Path) -> StageFields:
     talks = (folder / DIALOGUE_FILE).is_file()
     decides = (folder / POLICY_FILE).is_file()
     inputs = {field.name: field for field in manifest.inputs}
-    outputs = {field.name: field for field in manifest.outputs}
-    for step in manifest.generate:
+    # What people talk with says what it says: what its model thinks stays between model and dialogue.
+    outputs = {} if talks else {field.name: field for field in manifest.outputs}
+    for step in () if talks else manifest.generate:
         if isinstance(step, Labels):
             outputs.setdefault(step.output, Field(name=step.output, datatype="BYTES", content="text"))
             outputs.setdefault("score", Field(name="score", datatype="FP32"))
@@ -67,7 +68,7 @@ def fields_of(manifest: Manifest, folder: Path) -> StageFields:
         outputs[field.name] = field
     if talks:
         inputs.setdefault(CONVERSATION, _TALKING)
-    asked = frozenset(field.name for field in manifest.outputs if field.on_request)
+    asked = frozenset(field.name for field in manifest.outputs if field.on_request and field.name in outputs)
     return StageFields(inputs=inputs, outputs=outputs, asked=asked, decides=decides, talks=talks)
 
 

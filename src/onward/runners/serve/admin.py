@@ -21,8 +21,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from onward.errors import MalformedBody, NotFound, OnwardError, TooLarge, UnsupportedMedia
 from onward.runners.serve.app import error_response, on_http_error, on_onward_error
-from onward.runners.serve.models import Models
+from onward.runners.serve.models import AnyServed, Models
 from onward.runners.serve.policies import Policies
+from onward.runners.serve.staged import StagedModel
 
 if TYPE_CHECKING:  # imported where a package has a policy, and then only used here
     from onward.runners.serve.decisions import Decisions
@@ -67,13 +68,9 @@ class AdminEndpoints:
     async def index(self, request: Request) -> Response:
         """Every version with its state; the reason of a failure is told here and in the log only."""
         served = [
-            {
-                "name": model.id.name, "version": model.id.version, "digest": model.id.digest, "state": "ready",
-                "inline": model.lane.inline, "batch_s": model.speed.batch_s, "prepare_s": model.speed.prepare_s,
-                "queued_rows": model.lane.scheduler.queued_rows,
-            }
-            for model in self._models.all()
-        ]  # fmt: skip
+            {"name": one.id.name, "version": one.id.version, "digest": one.id.digest, "state": "ready"} | _load_of(one)
+            for one in self._models.all()
+        ]
         failed = [
             {"name": name, "version": version, "state": "failed", "code": error.code, "reason": str(error)}
             for (name, version), error in self._models.failed.items()
@@ -264,6 +261,16 @@ class _OnlyHere:
                 await error_response(wrong)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
+
+
+def _load_of(served: AnyServed) -> dict[str, Any]:
+    """How a served version runs, and what waits for it."""
+    if isinstance(served, StagedModel):
+        return {"stages": [stage.name for stage in served.manifest.stages], "queued_rows": served.items}
+    return {
+        "inline": served.lane.inline, "batch_s": served.speed.batch_s, "prepare_s": served.speed.prepare_s,
+        "queued_rows": served.lane.scheduler.queued_rows,
+    }  # fmt: skip
 
 
 def make_admin_app(models: Models, policies: Policies | None = None) -> Starlette:

@@ -28,10 +28,11 @@ from onward.package.examples import read_examples
 from onward.prepare.profile import Features
 from onward.runners.serve.body import limited, read_body
 from onward.runners.serve.exchange import Exchange, Headers, Route, error_body, error_headers, new_request_id
-from onward.runners.serve.models import Models
+from onward.runners.serve.models import AnyServed, Models
 from onward.runners.serve.openapi import document
 from onward.runners.serve.policies import Policies
 from onward.runners.serve.served import ServedModel
+from onward.runners.serve.staged import StagedModel
 from onward.telemetry import DecisionCollector, ModelCollector
 from onward.types import Field, TensorSpec
 
@@ -112,7 +113,9 @@ class Endpoints:
     async def model_ready(self, request: Request) -> Response:
         """Whether a model is served."""
         try:
-            self._model(request)
+            served = self._model(request)
+            if isinstance(served, StagedModel):
+                served.check()
         except OnwardError as error:
             return error_response(error)
         return JSONResponse({"name": request.path_params["name"], "ready": True})
@@ -128,13 +131,13 @@ class Endpoints:
 
     async def infer(self, request: Request) -> Response:
         """V2 inference, the long way."""
-        return await self._exchange(request, ServedModel.handle_infer)
+        return await self._exchange(request, lambda served, exchange: served.handle_infer(exchange))
 
     async def plain(self, request: Request) -> Response:
         """Plain inference, the long way; multipart bodies always come here."""
         if request.headers.get("content-type", "").lower().startswith("multipart/"):
             return await self._multipart(request)
-        return await self._exchange(request, ServedModel.handle_plain)
+        return await self._exchange(request, lambda served, exchange: served.handle_plain(exchange))
 
     async def metrics(self, request: Request) -> Response:
         """Prometheus' text format."""
@@ -164,7 +167,8 @@ class Endpoints:
         return endpoint
 
     def _features(self) -> dict[str, Features]:
-        found = {name: self._models.get(name).pipeline.prepare.features for name in self._models.names()}
+        newest = (self._models.get(name) for name in self._models.names())
+        found = {one.id.name: one.pipeline.prepare.features for one in newest if isinstance(one, ServedModel)}
         return {name: features for name, features in found.items() if features is not None}
 
     async def openapi(self, request: Request) -> Response:
@@ -184,10 +188,10 @@ class Endpoints:
         media_type = _PAGE_FILES.get(name, "text/html; charset=utf-8")
         return FileResponse(_PAGE / name, headers=_PAGE_HEADERS, media_type=media_type)
 
-    def _model(self, request: Request) -> ServedModel:
+    def _model(self, request: Request) -> AnyServed:
         return self._models.get(request.path_params["name"], request.path_params.get("version", ""))
 
-    async def _exchange(self, request: Request, handle: Callable[[ServedModel, Exchange], None]) -> Response:
+    async def _exchange(self, request: Request, handle: Callable[[AnyServed, Exchange], None]) -> Response:
         limit = self._model(request).pipeline.manifest.limits.body_bytes
         body = await read_body(request, limit)
         # Looked up again: while the body was read, a new version may have taken the place of the old one.
@@ -223,14 +227,14 @@ class Endpoints:
             raise
 
 
-def metadata(served: ServedModel, models: Models) -> dict[str, Any]:
+def metadata(served: AnyServed, models: Models) -> dict[str, Any]:
     """V2 model metadata of a served version, with the item's fields and what the package says of itself."""
     manifest = served.pipeline.manifest
     signature = served.signature
     return {
         "name": served.id.name,
         "versions": models.versions(served.id.name),
-        "platform": f"onward_{manifest.execute.backend}",
+        "platform": "onward_stages" if manifest.stages else f"onward_{manifest.execute.backend}",
         "inputs": [_tensor(spec) for spec in signature.tensor_inputs],
         "outputs": [_tensor(spec) for spec in signature.tensor_outputs],
         "package": {
@@ -242,6 +246,7 @@ def metadata(served: ServedModel, models: Models) -> dict[str, Any]:
         },
         "decides": served.decider is not None,
         "talks": served.pipeline.dialogue is not None,
+        "stages": [{"name": one.name, "package": one.package, "version": one.version} for one in manifest.stages],
         "fields": {
             "inputs": [_field(field) for field in signature.inputs],
             "outputs": [_field(field) for field in signature.outputs],
@@ -249,7 +254,7 @@ def metadata(served: ServedModel, models: Models) -> dict[str, Any]:
     }
 
 
-def examples_body(served: ServedModel) -> bytes:
+def examples_body(served: AnyServed) -> bytes:
     """The first few golden examples' inputs as JSON, without those too large to send a page."""
     media = {field.name for field in served.signature.inputs if field.content in ("image", "audio")}
     shown: list[bytes] = []

@@ -17,16 +17,20 @@ from typing import Any, TypeAlias, TypeVar
 from onward.errors import ModelNotFound, OnwardError, PackageError, Unavailable
 from onward.package.digest import LOCK_FILE, read_lock
 from onward.package.examples import read_examples
+from onward.package.manifest import load_manifest
+from onward.package.package import Package, open_package
 from onward.package.repository import Repository, version_key
 from onward.pipeline import Pipeline
 from onward.runners.serve.exchange import Headers, Route
 from onward.runners.serve.policies import Policies
 from onward.runners.serve.served import ServedModel, Speed
+from onward.runners.serve.staged import StagedModel
 from onward.telemetry import ModelMetrics
 
 _log = logging.getLogger("onward.serve")
 _MEASURED_ITEMS = 4
 T = TypeVar("T")
+AnyServed: TypeAlias = ServedModel | StagedModel
 Stamp: TypeAlias = tuple[int, ...]
 """When a file last changed, as the file system tells it; empty where it tells nothing."""
 
@@ -53,8 +57,10 @@ class Models:
         self._keep_versions = keep_versions
         self._policies = policies
         self.routes: dict[bytes, Route] = {}
-        self._served: dict[str, dict[str, ServedModel]] = {}
+        self._served: dict[str, dict[str, AnyServed]] = {}
         self.failed: dict[tuple[str, str], OnwardError] = {}
+        # Of those that failed, the packages of stages that are whole but whose stages are not served (yet).
+        self._waiting: dict[tuple[str, str], Package] = {}
         # The files of each version as they were just before it was loaded, or failed to.
         self._stamps: dict[tuple[str, str], dict[str, Stamp]] = {}
         self._draining: set[asyncio.Task[None]] = set()
@@ -71,7 +77,7 @@ class Models:
         """The names of the served models."""
         return sorted(self._served)
 
-    def get(self, name: str, version: str = "") -> ServedModel:
+    def get(self, name: str, version: str = "") -> AnyServed:
         """A served model, by default its newest version. Raises `ModelNotFound` or `Unavailable`."""
         versions = self._served.get(name)
         if not versions:
@@ -91,7 +97,7 @@ class Models:
         """The served versions of a model, oldest first."""
         return sorted(self._served.get(name, {}), key=version_key)
 
-    def all(self) -> list[ServedModel]:
+    def all(self) -> list[AnyServed]:
         """Every served version."""
         return [served for versions in self._served.values() for served in versions.values()]
 
@@ -110,6 +116,7 @@ class Models:
             self._expected = set(on_disk)
         known = {*on_disk, *self._served, *(name for name, _ in self.failed)}
         await asyncio.gather(*(self._scan_model(name) for name in sorted(known)))
+        await self._load_waiting()
         self._scanned = True
 
     async def _scan_model(self, name: str) -> None:
@@ -123,16 +130,58 @@ class Models:
                 walked.add(version)
                 if await self._is_up(name, version):
                     kept.append(version)
+            for version in sorted(self._pinned(name) & {*on_disk} - walked):
+                walked.add(version)
+                if await self._is_up(name, version):
+                    kept.append(version)
         except Exception:
             _log.exception("model %s could not be looked at", name)
             return
         for key in [key for key in self.failed if key[0] == name and key[1] not in walked]:
             del self.failed[key]
+            self._waiting.pop(key, None)
             self._stamps.pop(key, None)
         if not on_disk and self._expected is not None:
             self._expected.discard(name)
         if kept or not on_disk:  # a version that is gone serves on until another one can
             self._keep_only(name, kept)
+
+    async def _load_waiting(self) -> None:
+        """Serve the packages of stages whose stages are served by now; also those that are stages themselves."""
+        progress = True
+        while progress:
+            progress = False
+            for (name, version), package in list(self._waiting.items()):
+                for stage in package.manifest.stages:
+                    if stage.version not in self._served.get(stage.package, {}):
+                        on_disk = await self._in_loader(self._versions_on_disk, stage.package)
+                        if stage.version in on_disk and (stage.package, stage.version) not in self.failed:
+                            await self._is_up(stage.package, stage.version)
+                progress = self._stage(package) or progress
+                if version in self._served.get(name, {}):
+                    self._waiting.pop((name, version), None)
+
+    def _stage(self, package: Package) -> bool:
+        """Serve a package of stages, if its stages are; else it waits for them, and the error names one."""
+        key = (package.id.name, package.id.version)
+        try:
+            served = StagedModel(package, self)
+        except OnwardError as error:
+            self._waiting[key] = package
+            if str(self.failed.get(key)) != str(error):
+                self._fail(*key, error)
+            return False
+        self.failed.pop(key, None)
+        self._waiting.pop(key, None)
+        self._swap_in(served)
+        _log.info("%s %s is ready: %s", *key, " → ".join(stage.name for stage in package.manifest.stages))
+        return True
+
+    def _pinned(self, name: str) -> set[str]:
+        """The versions of a model that packages of stages were packed with: they are served besides the newest."""
+        packages = [served.pipeline.package for served in self.all() if isinstance(served, StagedModel)]
+        stages = [stage for package in (*packages, *self._waiting.values()) for stage in package.manifest.stages]
+        return {stage.version for stage in stages if stage.package == name}
 
     def _names_on_disk(self) -> tuple[str, ...]:
         if self._served and not self._repository.root.exists():
@@ -187,6 +236,8 @@ class Models:
     async def close(self) -> None:
         """Drain every model."""
         self._accepting = False
+        # What is on its way through stages needs them until its end.
+        await asyncio.gather(*(served.close() for served in self.all() if isinstance(served, StagedModel)))
         await asyncio.gather(*(served.close() for served in self.all()), *self._draining)
 
     async def _in_loader(self, call: Callable[..., T], *arguments: Any) -> T:
@@ -194,7 +245,11 @@ class Models:
 
     async def _load(self, name: str, version: str) -> None:
         try:
-            pipeline, speed = await self._in_loader(self._open, name, version)
+            opened = await self._in_loader(self._open, name, version)
+            if isinstance(opened, Package):
+                self._waiting[name, version] = opened  # at the end of the scan its stages are served
+                return
+            pipeline, speed = opened
             try:
                 served = ServedModel(pipeline, speed, self._pool)
                 if self._policies is not None:
@@ -220,16 +275,17 @@ class Models:
         error.__cause__ = error.__context__ = None
         self.failed[name, version] = error.with_traceback(None)
 
-    def _open(self, name: str, version: str) -> tuple[Pipeline, Speed]:
+    def _open(self, name: str, version: str) -> tuple[Pipeline, Speed] | Package:
+        """The pipeline of a version, warm, and how fast it is; a package of stages as it is."""
         folder = self._repository.path(name, version)
         self._stamps[name, version] = _stamps_of(folder)  # first: what changes while it loads is seen by the next scan
+        if load_manifest(folder).stages:
+            package = open_package(folder)
+            _check_named(package, name, version)
+            return package
         pipeline = Pipeline.open(folder)
         try:
-            if (pipeline.package.id.name, pipeline.package.id.version) != (name, version):
-                raise PackageError(
-                    "the manifest names another package than the repository's folders",
-                    expected=f"{name} {version}", found=f"{pipeline.package.id.name} {pipeline.package.id.version}",
-                )  # fmt: skip
+            _check_named(pipeline.package, name, version)
             if pipeline.policy is not None or pipeline.prepare.features is not None:
                 if self._policies is None:
                     raise PackageError("the package has a policy or a profile, and there is no store here")
@@ -240,7 +296,7 @@ class Models:
             pipeline.close()
             raise
 
-    def _swap_in(self, served: ServedModel) -> None:
+    def _swap_in(self, served: AnyServed) -> None:
         name = served.id.name
         versions = self._served.setdefault(name, {})
         replaced = versions.get(served.id.version)
@@ -263,7 +319,7 @@ class Models:
             self._stamps.pop((name, old.id.version), None)
             self._retire(old)
 
-    def _route(self, served: ServedModel, version: str) -> None:
+    def _route(self, served: AnyServed, version: str) -> None:
         limit = served.pipeline.manifest.limits.body_bytes
         name = served.id.name
         suffix = f"/versions/{version}" if version else ""
@@ -273,12 +329,20 @@ class Models:
             # A request whose body is still being read holds its route: it follows the route to the new version.
             self.routes.setdefault(path.encode(), route).become(route)
 
-    def _retire(self, served: ServedModel) -> None:
+    def _retire(self, served: AnyServed) -> None:
         for path in [path for path, route in self.routes.items() if _belongs_to(route, served)]:
             del self.routes[path]
         task = asyncio.get_running_loop().create_task(served.close())
         self._draining.add(task)
         task.add_done_callback(self._draining.discard)
+
+
+def _check_named(package: Package, name: str, version: str) -> None:
+    if (package.id.name, package.id.version) != (name, version):
+        raise PackageError(
+            "the manifest names another package than the repository's folders",
+            expected=f"{name} {version}", found=f"{package.id.name} {package.id.version}",
+        )  # fmt: skip
 
 
 def _stamps_of(folder: Path) -> dict[str, Stamp]:
@@ -299,7 +363,7 @@ def _stamp_of(file: Path) -> Stamp:
     return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-def _belongs_to(route: Route, served: ServedModel) -> bool:
+def _belongs_to(route: Route, served: AnyServed) -> bool:
     return getattr(route.handler, "__self__", None) is served
 
 

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 import onward
 from onward.package.records import Catalogue, Labels, Named
-from onward.runners.serve.served import ServedModel
+from onward.runners.serve.models import AnyServed
 from onward.types import Field
 
 Schema: TypeAlias = dict[str, Any]
@@ -41,7 +41,7 @@ _IDEMPOTENCY_KEY = {
 }  # fmt: skip
 
 
-def document(served: Iterable[ServedModel], newest: Iterable[ServedModel]) -> Schema:
+def document(served: Iterable[AnyServed], newest: Iterable[AnyServed]) -> Schema:
     """The whole document: of every served version, under its name alone where it is the newest."""
     paths: dict[str, Any] = {}
     for model in newest:
@@ -59,7 +59,7 @@ def document(served: Iterable[ServedModel], newest: Iterable[ServedModel]) -> Sc
     }  # fmt: skip
 
 
-def _operation(model: ServedModel, version: str) -> Schema:
+def _operation(model: AnyServed, version: str) -> Schema:
     package = model.pipeline.manifest.package
     decides, talks = model.decider is not None, model.pipeline.dialogue is not None
     parameters: list[Schema] = [_TIMEOUT]
@@ -109,7 +109,7 @@ def _bodies(fields: Iterable[Field]) -> Schema:
     return bodies
 
 
-def _answer_body(model: ServedModel, decides: bool) -> Schema:
+def _answer_body(model: AnyServed, decides: bool) -> Schema:
     answer = _object(_outputs(model), [])
     ends = {name: {"type": "string"} for name in ("package", "version", "request_id")}
     one: Schema = {"answer": answer, **ends}
@@ -127,7 +127,7 @@ def _answer_body(model: ServedModel, decides: bool) -> Schema:
     return {"oneOf": [_object(one, required[0]), _object(several, required[1])]}
 
 
-def _message(model: ServedModel) -> Schema:
+def _message(model: AnyServed) -> Schema:
     """The body of one message to a package that people talk with."""
     fields = model.signature.inputs
     conversation = {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$", "description": "Left out, a new one begins."}
@@ -152,7 +152,7 @@ def _record(step: Catalogue) -> Schema:
     return _object(parts, list(parts)) | {"additionalProperties": True}
 
 
-def _outputs(model: ServedModel) -> Schema:
+def _outputs(model: AnyServed) -> Schema:
     """The parts of an answer: output fields, and the names that stand for scores."""
     fields = {field.name: field for field in model.signature.outputs}
     hidden: set[str] = set()
