@@ -122,8 +122,12 @@ class Flow:
         item: dict[str, Any] = {}
         for name, sources in stage.inputs.items():
             source = next((source for source in sources if source in values), None)
-            if source is not None:
-                item[name] = _given(values[source], self._fields[stage.name].inputs[name])
+            if source is None:
+                continue
+            value, field = values[source], self._fields[stage.name].inputs[name]
+            if field.default is not None and isinstance(value, str | bool | int | float) and value == field.default:
+                continue  # as good as left out: a name that is empty is no name
+            item[name] = _given(value, field)
         return item
 
     def take(self, stage: Stage, values: Values, answer: Mapping[str, Any]) -> None:

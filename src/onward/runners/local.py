@@ -14,13 +14,13 @@ import msgspec
 from onward.errors import InputError, MalformedBody, NotFound, PackageError
 from onward.execute.python import specs_of
 from onward.generate.answer import readable, readable_decision
+from onward.opening import open_pipeline
 from onward.package.assembly import POLICY_FILE, signature_of_folder
 from onward.package.digest import read_lock
 from onward.package.manifest import MANIFEST_FILE, Manifest
 from onward.package.pack import pack as pack_source
 from onward.package.package import Package, is_package, open_package
 from onward.package.repository import Repository
-from onward.pipeline import Pipeline
 from onward.runners import terminal
 from onward.types import Field, Input, Item, Result, TensorSpec
 
@@ -34,7 +34,7 @@ _NEVER_JSON = frozenset({".txt", ".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp
 def run(package: str, inputs: Sequence[str], *, outputs: tuple[str, ...], as_json: bool) -> None:
     """Answer each input; one JSON line each, or a readable block each in a terminal."""
     pretty = sys.stdout.isatty() and not as_json
-    with Pipeline.open(find(package), check=False) as pipeline:
+    with open_pipeline(find(package), check=False, repositories=[DEFAULT_REPOSITORY]) as pipeline:
         for name, value in read_inputs(inputs, pipeline.manifest.inputs):
             started = time.perf_counter()
             result = pipeline(value, outputs=outputs)
@@ -58,11 +58,7 @@ def inspect(package: str, *, as_json: bool) -> None:
             "inputs": [msgspec.to_builtins(spec) for spec in tensor_inputs],
             "outputs": [msgspec.to_builtins(spec) for spec in tensor_outputs],
         },
-        "steps": {
-            "prepare": [{"step": step.step} | msgspec.to_builtins(step) for step in opened.manifest.prepare],
-            "execute": msgspec.to_builtins(opened.manifest.execute),
-            "generate": [{"step": step.step} | msgspec.to_builtins(step) for step in opened.manifest.generate],
-        },
+        "steps": _steps(opened.manifest),
         "batching": msgspec.to_builtins(opened.manifest.batching),
         "limits": msgspec.to_builtins(opened.manifest.limits),
     }
@@ -75,10 +71,20 @@ def inspect(package: str, *, as_json: bool) -> None:
         print(msgspec.json.encode(description).decode())  # noqa: T201
 
 
+def _steps(manifest: Manifest) -> dict[str, Any]:
+    if manifest.stages:
+        return {"stages": [{"step": "stage"} | msgspec.to_builtins(stage) for stage in manifest.stages]}
+    return {
+        "prepare": [{"step": step.step} | msgspec.to_builtins(step) for step in manifest.prepare],
+        "execute": msgspec.to_builtins(manifest.execute),
+        "generate": [{"step": step.step} | msgspec.to_builtins(step) for step in manifest.generate],
+    }
+
+
 def verify(package: str, *, as_json: bool) -> None:
     """Check everything that can be checked about a package on this machine; raises what is wrong."""
     started = time.perf_counter()
-    with Pipeline.open(find(package), check=False) as pipeline:
+    with open_pipeline(find(package), check=False, repositories=[DEFAULT_REPOSITORY]) as pipeline:
         examples = pipeline.check_examples()
         identity = pipeline.package.id
     report = {
@@ -108,7 +114,7 @@ def pack(source: Path, out: Path, *, repository: Path | None = None, **options: 
 
 def run_package(folder: Path, items: Sequence[Item]) -> Sequence[Result]:
     """How packing runs the finished package: as every runner does."""
-    with Pipeline.open(folder) as pipeline:
+    with open_pipeline(folder, repositories=[DEFAULT_REPOSITORY]) as pipeline:
         return pipeline.batch(items)
 
 
@@ -158,6 +164,8 @@ def read_inputs(arguments: Sequence[str], fields: Sequence[Field]) -> Iterator[t
 
 def _tensors(package: Package) -> tuple[Sequence[TensorSpec], Sequence[TensorSpec]]:
     """The tensors of a package's batched graphs, found without running any of its code."""
+    if package.manifest.stages:
+        return (), ()
     if package.manifest.execute.backend == "python":
         return specs_of(package.manifest)
     signature = signature_of_folder(package.manifest, package.folder)

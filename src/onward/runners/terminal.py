@@ -138,6 +138,10 @@ def step_line(step: Mapping[str, Any]) -> str:
         return f"catalogue  {step['ids']} → {step['output']}" + _aside(step["file"], f"top_k {step['top_k']}")
     if kind == "graph":
         return f"graph  {step['file']}"
+    if kind == "stage":
+        sources = ", ".join(f"{name} ← {' or '.join(found)}" for name, found in step["inputs"].items())
+        only = _aside(f"only where {step['when']} is {' or '.join(map(str, step['values']))}") if step["when"] else ""
+        return f"{step['name']}  {step['package']} {step['version']}: {sources}{only}"
     source = step["file"] if kind == "onnx" else step["entry"]
     threads = f"{step['threads']} thread(s)" if step["threads"] else "a thread for every core"
     return f"{kind}  {source}" + _aside(f"{step['instances']} instance(s)", threads, ", ".join(step["providers"]))

@@ -1,0 +1,28 @@
+"""Opening a package, whatever it is made of: one call for every runner."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TypeAlias
+
+from onward.package.manifest import load_manifest
+from onward.package.package import open_package
+from onward.pipeline import Pipeline
+from onward.stages import StagedPipeline
+
+AnyPipeline: TypeAlias = Pipeline | StagedPipeline
+
+
+def open_pipeline(path: str | Path, *, check: bool = True, repositories: Sequence[Path] = ()) -> AnyPipeline:
+    """Open a package folder or archive: verify its digests, load it and, unless told not to, run its examples.
+
+    The packages of stages are looked for in the repository that the package lies in, then in `repositories`.
+    """
+    path = Path(path)
+    manifest = load_manifest(path) if path.is_dir() else open_package(path).manifest
+    if manifest.stages:
+        open_stage = partial(open_pipeline, check=check, repositories=repositories)
+        return StagedPipeline.open(path, open_stage, repositories=repositories, check=check)
+    return Pipeline.open(path, check=check)
