@@ -9,20 +9,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from onward.pipeline import Pipeline
+    from onward.opening import AnyPipeline
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "open", "pack"]
 
 
-def open(path: Any, *, check: bool = True) -> Pipeline:
+def open(path: Any, *, check: bool = True) -> AnyPipeline:
     """Open a package folder or archive; call the result with an input, or its `batch` with several.
 
     With `check`, the golden examples are run first. Raises `onward.errors.OnwardError`.
     """
-    from onward.pipeline import Pipeline
+    from onward.opening import open_pipeline
 
-    return Pipeline.open(path, check=check)
+    return open_pipeline(path, check=check)
 
 
 def pack(source: Any, out: Any, **options: Any) -> Any:
