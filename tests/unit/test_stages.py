@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from onward.errors import DeadlineExceeded, GoldenExampleFailed, InputError, MissingInput, PackageError, UnknownOutput
+from onward.flow import STAGES_MS
 from onward.package.archive import write_archive
 from onward.package.assembly import assemble
 from onward.package.examples import Example, write_examples
 from onward.pipeline import Pipeline
-from onward.stages import STAGES_MS, StagedPipeline
+from onward.stages import StagedPipeline
 from onward.testing import tiny_package
 from onward.types import CancelToken
 from tests.packages import CHAIN, chain_package, staged_packages

@@ -17,15 +17,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from onward.errors import Cancelled, DeadlineExceeded, OnwardError, Overloaded, Unavailable, UsageError
+from onward.flow import Flow, signature_of_stages, spoken_ms
 from onward.generate.answer import readable
 from onward.package.package import Package
-from onward.package.records import Stage
 from onward.package.stages import fields_of, pin_of, read_pins
 from onward.runners.serve import plain
 from onward.runners.serve.caller import Caller, caller_of
 from onward.runners.serve.exchange import Exchange, timeout_s
 from onward.runners.serve.stage_call import Asked, ask
-from onward.stages import Flow, signature_of_stages, spoken_ms
 from onward.telemetry import ModelMetrics
 from onward.types import Item, Result
 
@@ -212,7 +211,7 @@ class StagedModel:
                 if not self.flow.runs(stage, values):
                     continue
                 begun_s = time.monotonic()
-                answer = await self.ask(stage, self.flow.feed(stage, values), asked)
+                answer = await self.ask(stage.name, self.flow.feed(stage, values), asked)
                 self.flow.take(stage, values, answer)
                 stages_ms[stage.name] = (time.monotonic() - begun_s) * 1e3
         finally:
@@ -224,8 +223,12 @@ class StagedModel:
         answer = self.flow.answer(values, outputs, stages_ms)
         return Walk(result=Result(answer=answer, tensors={}, package=self.id), stages_ms=stages_ms)
 
-    async def ask(self, stage: Stage, item: Item, asked: Asked) -> Mapping[str, Any]:
-        """What a stage gives for an item. Raises its errors, which name the stage."""
+    async def ask(self, name: str, item: Item, asked: Asked) -> Mapping[str, Any]:
+        """What a stage gives for an item of its own. Raises its errors, which name the stage.
+
+        Cancelling the task gives up what was asked; what has been decided stays so.
+        """
+        stage = self._stages[name]
         if time.monotonic() >= asked.deadline_s:
             self.metrics.drop("expired")
             raise DeadlineExceeded(where=stage.name)

@@ -14,11 +14,11 @@ from typing import Any, cast
 import pytest
 
 from onward.errors import DeadlineExceeded, InputError, Unavailable
+from onward.flow import STAGES_MS
 from onward.package.repository import Repository
 from onward.runners.serve.exchange import Exchange, Headers, Route
 from onward.runners.serve.models import Models
 from onward.runners.serve.staged import StagedModel
-from onward.stages import STAGES_MS
 from onward.testing import tiny_package
 from tests.packages import chain_package, sleeper_package, staged_packages
 
