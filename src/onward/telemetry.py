@@ -47,7 +47,8 @@ class ModelMetrics:
     """The counters of one model version."""
 
     __slots__ = (
-        "batch_rows", "failures", "name", "queue_s", "queued_rows", "request_s", "rows", "run_s", "shed", "version",
+        "batch_rows", "failures", "name", "queue_s", "queued_rows", "request_s", "rows", "run_s", "shed", "stage_s",
+        "version",
     )  # fmt: skip
 
     def __init__(self, name: str, version: str) -> None:
@@ -61,6 +62,13 @@ class ModelMetrics:
         self.queued_rows = 0
         self.failures: dict[str, int] = {}
         self.shed: dict[str, int] = {}
+        self.stage_s: dict[str, Histogram] = {}
+
+    def stage(self, name: str, duration_s: float) -> None:
+        """Count how long a stage of a package of stages took."""
+        if name not in self.stage_s:
+            self.stage_s[name] = Histogram(DURATION_BOUNDS_S)
+        self.stage_s[name].observe(duration_s)
 
     def fail(self, code: str) -> None:
         """Count a request that got an error."""
@@ -126,13 +134,19 @@ class ModelCollector(Collector):
         queued = GaugeMetricFamily("onward_queue_rows", "Rows waiting for a forward pass", labels=labels)
         failures = CounterMetricFamily("onward_request_failures", "Requests with an error", labels=[*labels, "code"])
         shed = CounterMetricFamily("onward_requests_shed", "Requests never computed", labels=[*labels, "reason"])
+        stages = HistogramMetricFamily(
+            "onward_stage_duration_seconds", "Stages of packages made of others", labels=[*labels, "stage"]
+        )
         for model in served:
+            for stage, durations in model.stage_s.items():
+                stages.add_metric([model.name, model.version, stage], durations.cumulative(), durations.total)
             rows.add_metric([model.name, model.version], model.rows)
             queued.add_metric([model.name, model.version], model.queued_rows)
             for code, count in model.failures.items():
                 failures.add_metric([model.name, model.version, code], count)
             for reason, count in model.shed.items():
                 shed.add_metric([model.name, model.version, reason], count)
+        yield stages
         yield rows
         yield queued
         yield failures

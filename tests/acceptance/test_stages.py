@@ -115,6 +115,8 @@ def test_stages_are_served_with_one_id_and_a_missing_one_is_named_until_it_comes
         assert answer.headers["x-request-id"] == answer.json()["request_id"]
         assert answer.headers["server-timing"].startswith("double;dur=")
         assert client.get("/v2/models/chain").json()["platform"] == "onward_stages"
+        counted = 'onward_stage_duration_seconds_count{model="chain",stage="far",version="1.0.0"} 1.0'
+        assert counted in client.get("/metrics").text
         assert client.post("/v2/models/chain/infer", json={"inputs": []}).status_code == 400
         assert "/models/chain" in client.get("/openapi.json").json()["paths"]
         assert client.get("/models/chain/example").json()["examples"][0]["input"]["way"] == "long"

@@ -213,7 +213,9 @@ class StagedModel:
                 begun_s = time.monotonic()
                 answer = await self.ask(stage.name, self.flow.feed(stage, values), asked)
                 self.flow.take(stage, values, answer)
-                stages_ms[stage.name] = (time.monotonic() - begun_s) * 1e3
+                took_s = time.monotonic() - begun_s
+                self.metrics.stage(stage.name, took_s)
+                stages_ms[stage.name] = took_s * 1e3
         finally:
             slow = time.monotonic() - started_s > _WORTH_A_LINE_S
             _log.log(
