@@ -9,8 +9,10 @@ from collections.abc import Iterable
 from typing import Any, TypeAlias
 
 import onward
+from onward.flow import STAGES_MS
 from onward.package.records import Catalogue, Labels, Named
 from onward.runners.serve.models import AnyServed
+from onward.runners.serve.staged import StagedModel
 from onward.types import Field
 
 Schema: TypeAlias = dict[str, Any]
@@ -65,12 +67,11 @@ def _operation(model: AnyServed, version: str) -> Schema:
     parameters: list[Schema] = [_TIMEOUT]
     on_request = [field.name for field in model.signature.outputs if field.on_request]
     if on_request:
-        parameters.append({
-            "name": "outputs", "in": "query", "style": "form", "explode": False,
-            "schema": {"type": "array", "items": {"enum": on_request}},
-            "description": "Outputs that are computed only on request.",
-        })  # fmt: skip
+        parameters.append(_asked_for(on_request))
     errors = dict(_ERRORS)
+    if isinstance(model, StagedModel):
+        names = [*on_request, STAGES_MS]
+        parameters = [_TIMEOUT, _asked_for(names), *((_TENANT, _IDEMPOTENCY_KEY) if model.decides else ())]
     if decides:
         parameters += [_TENANT, _IDEMPOTENCY_KEY]
         errors["422"] = "The idempotency key was used for another request."
@@ -87,6 +88,14 @@ def _operation(model: AnyServed, version: str) -> Schema:
                     "content": {"application/json": {"schema": _reply() if talks else _answer_body(model, decides)}}},
             **{status: _failure(text) for status, text in sorted(errors.items())},
         },
+    }  # fmt: skip
+
+
+def _asked_for(names: list[str]) -> Schema:
+    return {
+        "name": "outputs", "in": "query", "style": "form", "explode": False,
+        "schema": {"type": "array", "items": {"enum": names}},
+        "description": "Outputs that are computed only on request.",
     }  # fmt: skip
 
 
@@ -168,7 +177,15 @@ def _outputs(model: AnyServed) -> Schema:
         elif isinstance(step, Named):
             hidden.add(step.input)
             shown[step.input] = _object({name: {"type": "number"} for name in step.names}, [])
-    return shown | {name: _field(field) for name, field in fields.items() if name not in hidden}
+    return shown | {name: _answered(field) for name, field in fields.items() if name not in hidden}
+
+
+def _answered(field: Field) -> Schema:
+    """An output: a picture or a clip comes with its kind."""
+    if field.content not in ("image", "audio"):
+        return _field(field)
+    parts = {"media_type": {"type": "string"}, "base64": {"type": "string", "contentEncoding": "base64"}}
+    return _object(parts, list(parts)) | ({"description": field.description} if field.description else {})
 
 
 def _field(field: Field) -> Schema:

@@ -77,7 +77,9 @@ class StagedModel:
         self._pins = read_pins(package.folder, manifest)
         self._stages = {stage.name: stage for stage in manifest.stages}
         opened = {name: self.stage(name).pipeline.package for name in self._stages}
-        self.flow = Flow(manifest, {name: fields_of(one.manifest, one.folder) for name, one in opened.items()})
+        fields = {name: fields_of(one.manifest, one.folder) for name, one in opened.items()}
+        self.flow = Flow(manifest, fields)
+        self.decides = any(one.decides for one in fields.values())
         self._deadline_s = manifest.limits.deadline_ms / 1000
         self._running: set[asyncio.Task[None]] = set()
         self.items = 0  # on their way now
