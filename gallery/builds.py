@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from onward.package.assembly import assemble
+from onward.package.digest import LOCK_FILE, read_lock
 from onward.package.manifest import load_manifest
 from onward.package.repository import Repository
 
@@ -37,13 +38,13 @@ def build_here(name: str, repository: Path, progress: Progress) -> None:
         progress(name, "is up to date", 1.0)
         return
     stamp = source_stamp(name)
-    builder = importlib.import_module(f"gallery.{name}.build")
+    builder = importlib.import_module(f"gallery.{_folder(name).name}.build")
     repository.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".building-{name}-", dir=repository) as folder:
         out = Path(folder) / "package"
         out.mkdir()
         builder.build(out, progress=lambda step, share: progress(name, step, min(share, 0.98)))
-        manifest = assemble(out).manifest
+        manifest = assemble(out, repositories=[repository]).manifest
         # Only examples under development change under one version: a published version never does.
         shutil.rmtree(repository / name / manifest.package.version, ignore_errors=True)
         Repository(repository).install(out, move=True)
@@ -52,11 +53,13 @@ def build_here(name: str, repository: Path, progress: Progress) -> None:
 
 
 def is_built(name: str, repository: Path) -> bool:
-    """Whether the package in the repository was made from the sources as they are now."""
+    """Whether the package in the repository was made from the sources, and of the stages, as they are now."""
     stamp = _stamp_file(name, repository)
-    version = load_manifest(ROOT / "gallery" / name).package.version
-    built = (repository / name / version / "onward.lock").is_file()
-    return built and stamp.is_file() and stamp.read_text() == source_stamp(name)
+    package = repository / name / load_manifest(_folder(name)).package.version
+    if not (package / LOCK_FILE).is_file() or not stamp.is_file() or stamp.read_text() != source_stamp(name):
+        return False
+    stages = {repository / Path(*pin.split("==")): digest for pin, digest in read_lock(package).stages.items()}
+    return all((one / LOCK_FILE).is_file() and read_lock(one).digest == digest for one, digest in stages.items())
 
 
 def source_stamp(name: str) -> str:
@@ -74,12 +77,18 @@ def source_files(name: str) -> list[Path]:
     Of Onward, all that packing can run: an edit of the server alone makes no package anew.
     """
     gallery, onward = ROOT / "gallery", ROOT / "src" / "onward"
-    folders = [gallery / name, gallery / "reference", *(gallery / other for other in _BORROWS.get(name, ()))]
+    borrowed = [gallery / other for other in _BORROWS.get(name, ())]
+    folders = [_folder(name), gallery / "reference", *borrowed]
     served_only = {onward / part for part in _SERVED_ONLY} | {gallery / part for part in _BESIDE}
     found = [file for folder in (*folders, onward) for file in folder.rglob("*")]
     found = [file for file in found if served_only.isdisjoint((file, *file.parents))]
     found += [gallery / "fetch.py", gallery / "sources.toml", ROOT / "requirements" / "pack.lock"]
     return sorted(file for file in found if file.is_file() and "__pycache__" not in file.parts)
+
+
+def _folder(name: str) -> Path:
+    """The folder of an example: a package may have hyphens in its name, a module may not."""
+    return ROOT / "gallery" / name.replace("-", "_")
 
 
 def _stamp_file(name: str, repository: Path) -> Path:
