@@ -9,23 +9,57 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import msgspec
 
-from onward.errors import OnwardError
+from onward.errors import ExecutionError, OnwardError
 from onward.runners.serve.caller import Caller
 from onward.runners.serve.exchange import Exchange, Headers, Route
 from onward.runners.serve.served import ServedModel
-from onward.types import Item
+from onward.types import Event, Item, Result
 
 if TYPE_CHECKING:
     from onward.runners.serve.models import AnyServed
 
 _decode = msgspec.json.Decoder().decode
 _MOST_KEY_BYTES = 255
+
+
+class Running(Protocol):
+    """A stream under way."""
+
+    def __aiter__(self) -> AsyncIterator[Event]:
+        """Its events."""
+        ...
+
+    def cancel(self) -> None:
+        """End it; idempotent."""
+        ...
+
+
+class Prepares(Protocol):
+    """A streaming package's pipeline."""
+
+    def prepare(self, item: Item) -> Any:
+        """The item in the engine's form. Raises `InputError`."""
+        ...
+
+
+class Streams(Protocol):
+    """A served model that streams."""
+
+    @property
+    def pipeline(self) -> Prepares:
+        """Its package's pipeline."""
+        ...
+
+    def admit(self, prepared: Any, *, deadline_s: float) -> Running:
+        """Begin a stream. Raises `Overloaded`, `TooLarge` or `InputError`."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,11 +94,34 @@ async def ask(served: AnyServed, item: Item, outputs: Sequence[str], asked: Aske
 
     Raises its errors. Cancelling the task gives the request up; what was decided stays so.
     """
+    if not isinstance(served, ServedModel):
+        async with aclosing(events(served, item, asked)) as stream:
+            async for event in stream:
+                if event.kind == "end" and event.result is not None:
+                    return event.result.answer
+        raise ExecutionError("the stream ended without an answer")
+    if served.decider is not None or served.entities is not None:
+        return await _decided(served, item, outputs, asked)
+    return (await served.answer([item], outputs, deadline_s=asked.deadline_s))[0].answer
+
+
+async def events(served: AnyServed, item: Item, asked: Asked) -> AsyncGenerator[Event, None]:
+    """What a served model gives for an item, piece by piece, and the whole at the end.
+
+    A model that does not stream has only the end. Closing the generator ends the work behind it.
+    """
     if isinstance(served, ServedModel):
-        if served.decider is not None or served.entities is not None:
-            return await _decided(served, item, outputs, asked)
-        return (await served.answer([item], outputs, deadline_s=asked.deadline_s))[0].answer
-    raise NotImplementedError
+        answer = await ask(served, item, (), asked)
+        yield Event(kind="end", result=Result(answer=answer, tensors={}, package=served.id))
+        return
+    streamed = cast(Streams, served)
+    prepared = await asyncio.to_thread(streamed.pipeline.prepare, item)
+    running = streamed.admit(prepared, deadline_s=asked.deadline_s)
+    try:
+        async for event in running:
+            yield event
+    finally:
+        running.cancel()
 
 
 async def _decided(served: ServedModel, item: Item, outputs: Sequence[str], asked: Asked) -> Mapping[str, Any]:

@@ -10,23 +10,25 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
 from onward.errors import Cancelled, DeadlineExceeded, OnwardError, Overloaded, Unavailable, UsageError
-from onward.flow import Flow, signature_of_stages, spoken_ms
+from onward.flow import STAGES_MS, Flow, signature_of_stages, spoken_ms
 from onward.generate.answer import readable
 from onward.package.package import Package
 from onward.package.stages import fields_of, pin_of, read_pins
 from onward.runners.serve import plain
 from onward.runners.serve.caller import Caller, caller_of
 from onward.runners.serve.exchange import Exchange, timeout_s
-from onward.runners.serve.stage_call import Asked, ask
+from onward.runners.serve.served import ServedModel
+from onward.runners.serve.stage_call import Asked, ask, events
 from onward.telemetry import ModelMetrics
-from onward.types import Item, Result
+from onward.types import Event, Item, Result
 
 if TYPE_CHECKING:
     from onward.decide.policy import Policy
@@ -244,6 +246,48 @@ class StagedModel:
             return await ask(served, item, self.flow.asked[stage.name], asked.at(stage.name))
         except OnwardError as error:
             raise self.flow.told(stage, error) from None
+
+    async def events(self, item: Item, asked: Asked) -> AsyncGenerator[Event, None]:
+        """An item's whole way as events: the stages' own, each with its `stage`, and the answer at the end.
+
+        Closing the generator gives up what was asked.
+        """
+        values = self.flow.begin(item)
+        stages_ms: dict[str, float] = {}
+        self.items += 1
+        try:
+            for stage in self.flow.stages:
+                if not self.flow.runs(stage, values):
+                    continue
+                begun_s = time.monotonic()
+                async with aclosing(self.stage_events(stage.name, self.flow.feed(stage, values), asked)) as stream:
+                    async for event in stream:
+                        if event.kind != "end":
+                            yield replace(event, attributes={**event.attributes, "stage": stage.name})
+                        elif event.result is not None:
+                            self.flow.take(stage, values, event.result.answer)
+                took_s = time.monotonic() - begun_s
+                self.metrics.stage(stage.name, took_s)
+                stages_ms[stage.name] = took_s * 1e3
+            self.metrics.rows += 1
+        finally:
+            self.items -= 1
+        result = Result(answer=self.flow.answer(values, (), stages_ms), tensors={}, package=self.id)
+        yield Event(kind="end", attributes={STAGES_MS: stages_ms}, result=result)
+
+    async def stage_events(self, name: str, item: Item, asked: Asked) -> AsyncGenerator[Event, None]:
+        """What one stage gives for an item of its own, piece by piece; see `ask`."""
+        stage, served = self._stages[name], self.stage(name)
+        if not isinstance(served, ServedModel) and not isinstance(served, StagedModel):
+            try:
+                async with aclosing(events(served, item, asked)) as stream:
+                    async for event in stream:
+                        yield event
+            except OnwardError as error:
+                raise self.flow.told(stage, error) from None
+            return
+        answer = await self.ask(name, item, asked)
+        yield Event(kind="end", result=Result(answer=answer, tensors={}, package=served.id))
 
     async def close(self) -> None:
         """Finish what is on its way. The stages are not this model's to close."""

@@ -8,6 +8,8 @@ import shutil
 import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,10 +19,11 @@ from onward.errors import DeadlineExceeded, InputError, Unavailable
 from onward.flow import STAGES_MS
 from onward.package.repository import Repository
 from onward.runners.serve.exchange import Exchange, Headers, Route
-from onward.runners.serve.models import Models
+from onward.runners.serve.models import AnyServed, Models
 from onward.runners.serve.staged import StagedModel
-from onward.testing import tiny_package
-from tests.packages import chain_package, sleeper_package, staged_packages
+from onward.testing import EchoBackend, tiny_package
+from onward.types import CancelToken, Event, Result
+from tests.packages import chain_package, reader_package, sleeper_package, staged_packages
 
 X = [1.0, 2.0, 3.0]
 
@@ -250,3 +253,124 @@ inputs = { x = "first.y" }
 [answer]
 y = "second.y"
 """
+
+
+# --- A stage that streams ---
+
+SPOKEN = """format = 1
+[package]
+name = "chain"
+version = "1.0.0"
+[[input]]
+name = "text"
+datatype = "BYTES"
+content = "text"
+[[output]]
+name = "same"
+datatype = "BYTES"
+[[stage]]
+name = "read"
+package = "reader"
+version = "1.0.0"
+inputs = { text = "text" }
+[[stage]]
+name = "again"
+package = "reader"
+version = "1.0.0"
+inputs = { text = "read.same" }
+[answer]
+same = "again.same"
+"""
+
+
+class Echo:
+    """A served model that streams the words it is given, from `EchoBackend`, in place of `reader`."""
+
+    def __init__(self, replaced: AnyServed, delay_s: float = 0.0) -> None:
+        self.id = replaced.id
+        self.package = replaced.pipeline.package
+        self.pipeline = self
+        self.backend = EchoBackend(delay_s=delay_s)
+        self.metrics = replaced.metrics
+        self.deadlines_s: list[float] = []
+        self.cancelled = 0
+
+    def prepare(self, item: Any) -> Any:
+        return item
+
+    def admit(self, prepared: Any, *, deadline_s: float) -> Echoing:
+        self.backend.admit(prepared)
+        self.deadlines_s.append(deadline_s)
+        return Echoing(self, prepared)
+
+    async def close(self) -> None:
+        """Nothing to free."""
+
+
+class Echoing:
+    def __init__(self, echo: Echo, item: Any) -> None:
+        self.echo, self.token, self.done = echo, CancelToken(), False
+        self.events = echo.backend.stream(item, self.token)
+
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        text = ""
+        while (event := await asyncio.to_thread(next, self.events)).kind != "end":
+            text += event.text
+            yield event
+        self.done = True
+        yield replace(event, result=Result(answer={"same": text}, tensors={}, package=self.echo.id))
+
+    def cancel(self) -> None:
+        self.token.cancel()
+        self.echo.cancelled += not self.done
+
+
+async def echoing(tmp_path: Path, pool: ThreadPoolExecutor, delay_s: float = 0.0) -> tuple[Models, Echo]:
+    reader_package(tmp_path / "reader" / "1.0.0")
+    chain_package(tmp_path, SPOKEN, example=False)
+    models = await scanned(tmp_path, pool)
+    echo = Echo(models.get("reader"), delay_s)
+    models._served["reader"]["1.0.0"] = cast(Any, echo)
+    return models, echo
+
+
+async def test_a_stage_that_streams_is_taken_whole_by_the_next_under_the_one_deadline(
+    tmp_path: Path, pool: ThreadPoolExecutor
+) -> None:
+    models, echo = await echoing(tmp_path, pool)
+    one = staged(models)
+    asked = one.anyone()
+    answered = await one.answer([{"text": "one two three"}], asked=asked)
+    assert answered[0].answer == {"same": "one two three"} and echo.deadlines_s == [asked.deadline_s] * 2
+    await models.close()
+
+
+async def test_events_say_which_stage_they_come_from_and_end_with_the_whole(
+    tmp_path: Path, pool: ThreadPoolExecutor
+) -> None:
+    models, _ = await echoing(tmp_path, pool)
+    one = staged(models)
+    got = [event async for event in one.events({"text": "a b"}, one.anyone())]
+    assert [(event.text, event.attributes["stage"]) for event in got[:-1]] == [
+        ("a ", "read"), ("b", "read"), ("a ", "again"), ("b", "again"),
+    ]  # fmt: skip
+    last = got[-1]
+    assert last.result is not None and last.result.answer == {"same": "a b"}
+    assert set(last.attributes[STAGES_MS]) == {"read", "again"} and one.items == 0
+    await models.close()
+
+
+async def test_closing_the_events_ends_the_stream_under_way(tmp_path: Path, pool: ThreadPoolExecutor) -> None:
+    models, echo = await echoing(tmp_path, pool, delay_s=0.02)
+    one = staged(models)
+    async with aclosing(one.events({"text": "a b c d e f g h"}, one.anyone())) as events:
+        async for _ in events:
+            break
+    assert echo.cancelled == 1 and one.items == 0
+    task = asyncio.ensure_future(one.answer([{"text": "a b c d e f g h"}]))
+    await asyncio.sleep(0.05)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert echo.cancelled == 2 and one.items == 0
+    await models.close()
