@@ -22,6 +22,8 @@ ROOT = Path(__file__).parent.parent
 NAMES = ["moderation", "vision", "fraud", "recommend", "intent", "embed", "support"]
 # Whose code and data a package's build reads besides its own.
 _BORROWS = {"embed": ("intent",), "moderation": ("vision",), "support": ("intent",)}
+# What is made of packages: its build is given the repository, in which they are.
+_OF_PACKAGES = ("voice-assistant",)
 # What no build runs: runners, and what only they use.
 _SERVED_ONLY = (
     "runners", "cli.py", "__main__.py", "telemetry.py", "testing.py", "execute/scheduler.py", "store", "act",
@@ -43,7 +45,8 @@ def build_here(name: str, repository: Path, progress: Progress) -> None:
     with tempfile.TemporaryDirectory(prefix=f".building-{name}-", dir=repository) as folder:
         out = Path(folder) / "package"
         out.mkdir()
-        builder.build(out, progress=lambda step, share: progress(name, step, min(share, 0.98)))
+        more = {"repository": repository} if name in _OF_PACKAGES else {}
+        builder.build(out, progress=lambda step, share: progress(name, step, min(share, 0.98)), **more)
         manifest = assemble(out, repositories=[repository]).manifest
         # Only examples under development change under one version: a published version never does.
         shutil.rmtree(repository / name / manifest.package.version, ignore_errors=True)
