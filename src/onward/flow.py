@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
+import numpy as np
+
 from onward.errors import InputError, OnwardError, UnknownOutput
 from onward.package.manifest import Manifest
 from onward.package.records import Stage
@@ -62,6 +64,8 @@ class Flow:
         value = values.get(stage.when)
         if isinstance(value, bytes):
             value = value.decode("utf-8", "replace")
+        if not stage.values:
+            return value is not None and (bool(value) if not isinstance(value, np.ndarray) else value.size > 0)
         return any(value == one and isinstance(value, bool) is isinstance(one, bool) for one in stage.values)
 
     def feed(self, stage: Stage, values: Values) -> dict[str, Any]:

@@ -97,6 +97,15 @@ def test_a_stage_runs_where_its_source_has_one_of_the_values(flow: Flow, sure: A
     assert flow.answer(values, (), {}) == {"said": "I think so" if runs else "hello"}
 
 
+@pytest.mark.parametrize(("text", "runs"), [("hello", True), ("", False), (None, False)])
+def test_without_values_a_stage_runs_where_its_source_holds_something(text: Any, runs: bool) -> None:
+    lines = TEXT.replace('when = "hear.sure"\nvalues = [true]', 'when = "hear.text"')
+    flow = Flow(parse_manifest(lines), {"hear": EAR, "think": MIND, "echo": EAR})
+    values = flow.begin({"clip": b"abc"})
+    flow.take(flow.stages[0], values, {"text": text})
+    assert flow.runs(flow.stages[1], values) is runs
+
+
 def test_outputs_on_request_are_asked_only_where_they_are_taken(flow: Flow) -> None:
     assert flow.asked == {"hear": ("sure",), "think": (), "echo": ()}
 

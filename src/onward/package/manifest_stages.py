@@ -76,9 +76,8 @@ def check_stages(manifest: Manifest, document: Document) -> None:
             document.problem(f"{path}.name", "not a name for a stage", expected=expected, found=f'"{stage.name}"')
         if (stage.package, stage.version) == (manifest.package.name, manifest.package.version):
             document.problem(f"{path}.package", "a package cannot be a stage of itself", expected="another package")
-        if bool(stage.when) is not bool(stage.values):
-            expected = "both or neither: the source to look at, and the values with which the stage runs"
-            document.problem(f"{path}.values" if stage.when else f"{path}.when", "missing", expected=expected)
+        if stage.values and not stage.when:
+            document.problem(f"{path}.when", "missing", expected="the source that has to have one of the values")
         sources = {f"{path}.inputs.{name}": found for name, found in stage.inputs.items()}
         if stage.when:
             sources[f"{path}.when"] = (stage.when,)

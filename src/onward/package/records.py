@@ -230,8 +230,8 @@ class Stage:
     """`[[stage]]`: another package as a part of this one. `inputs` says where each of its inputs comes from.
 
     A source is an input of this package (`"audio"`) or an output of an earlier stage (`"hear.text"`); of several, the
-    first counts that there is. With `when`, the stage runs only where that source has one of the values `values`; its
-    outputs are absent otherwise.
+    first counts that there is. With `when`, the stage runs only where that source has one of the values `values`, or,
+    with no values, where it is there and neither empty nor false nor 0; its outputs are absent otherwise.
     """
 
     name: str

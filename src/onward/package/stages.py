@@ -169,8 +169,11 @@ def check_types(manifest: Manifest, fields: Mapping[str, StageFields]) -> None:
     """
     check = _Types(manifest, fields)
     always = {field.name for field in manifest.inputs if field.required or field.default is not None}
+    # What is there besides, wherever a stage with a condition runs.
+    then: dict[str, set[str]] = {}
     for index, stage in enumerate(manifest.stages):
         path, takes = f"stage[{index}]", fields[stage.name]
+        there = always | _implied(stage, manifest.stages[:index], then) if stage.when else always
         for name, sources in stage.inputs.items():
             wanted = takes.inputs.get(name)
             if wanted is None:
@@ -179,18 +182,26 @@ def check_types(manifest: Manifest, fields: Mapping[str, StageFields]) -> None:
                 check.problem(f"{path}.inputs.{name}", f"{stage.package} has no such input", expected, found)
                 continue
             is_needed = wanted.required and wanted.default is None
-            check.sources(f"{path}.inputs.{name}", sources, wanted, always if is_needed else None)
+            check.sources(f"{path}.inputs.{name}", sources, wanted, there if is_needed else None)
         for name, field in takes.inputs.items():
             if field.required and field.default is None and name not in stage.inputs:
                 expected = f"{name} = an input or an output of an earlier stage"
                 check.problem(f"{path}.inputs", f'{stage.package} needs its input "{name}"', expected, "nothing")
         if stage.when:
             check.when(f"{path}.when", stage)
+            then[stage.name] = there | {f"{stage.name}.{name}" for name in takes.outputs}
         else:
             always |= {f"{stage.name}.{name}" for name in takes.outputs}
     for field in manifest.outputs:
         check.sources(f"answer.{field.name}", manifest.answer[field.name], field, None)
     check.raise_problems()
+
+
+def _implied(stage: Stage, earlier: Sequence[Stage], then: Mapping[str, set[str]]) -> set[str]:
+    """What is there wherever a stage runs: of stages with the same condition, and of the one that its own looks at."""
+    looked_at = stage.when.partition(".")[0]
+    alike = {one.name for one in earlier if (one.when, one.values) == (stage.when, stage.values)}
+    return set().union(*(then[name] for name in {looked_at, *alike} & then.keys()))
 
 
 class _Types:
@@ -236,6 +247,8 @@ class _Types:
         if field is None:
             return
         kind = {"BYTES": str, "BOOL": bool}.get(field.datatype)
+        if not stage.values:
+            return
         if field.shape or field.content in _WHOLE:
             self.problem(key, "cannot be compared", "a single text, number or boolean", _shown(field))
             return

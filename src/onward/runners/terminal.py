@@ -140,7 +140,8 @@ def step_line(step: Mapping[str, Any]) -> str:
         return f"graph  {step['file']}"
     if kind == "stage":
         sources = ", ".join(f"{name} ← {' or '.join(found)}" for name, found in step["inputs"].items())
-        only = _aside(f"only where {step['when']} is {' or '.join(map(str, step['values']))}") if step["when"] else ""
+        condition = f" is {' or '.join(map(str, step['values']))}" if step["values"] else " holds something"
+        only = _aside(f"only where {step['when']}{condition}") if step["when"] else ""
         return f"{step['name']}  {step['package']} {step['version']}: {sources}{only}"
     source = step["file"] if kind == "onnx" else step["entry"]
     threads = f"{step['threads']} thread(s)" if step["threads"] else "a thread for every core"

@@ -98,7 +98,7 @@ def test_a_stage_cannot_depend_on_what_is_not_one_value(repository: Path) -> Non
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ('when = "way"\n', "", "the source to look at"),
+        ('when = "way"\n', "", "the source that has to have"),
         ('x = "double.y"', 'x = "far.y"', "no such source"),
         ('name = "far"', 'name = "double"', "not a name for a stage"),
         ('package = "plus"', 'package = "chain"', "cannot be a stage of itself"),
@@ -121,6 +121,17 @@ def test_an_input_that_is_needed_cannot_come_from_a_stage_that_may_not_run(repos
     either = last.replace('"far.y"', '["far.y", "double.y"]')
     shutil.rmtree(repository / "chain")
     assert chain_package(repository, CHAIN.replace("[answer]", either)).is_dir()
+
+
+def test_a_stage_may_take_what_is_there_wherever_its_condition_holds(repository: Path) -> None:
+    last = '[[stage]]\nname = "last"\npackage = "plus"\nversion = "1.0.0"\ninputs = { x = "far.y" }\n'
+    same, looking = 'when = "way"\nvalues = ["long"]\n[answer]', 'when = "far.y"\n[answer]'
+    for condition in (same, looking):
+        assert chain_package(repository, CHAIN.replace("[answer]", last + condition)).is_dir()
+        shutil.rmtree(repository / "chain")
+    other = CHAIN.replace("[answer]", last + 'when = "way"\nvalues = ["longer"]\n[answer]')
+    with pytest.raises(ManifestError, match="may be missing when it is needed"):
+        chain_package(repository, other)
 
 
 def test_a_package_that_talks_takes_a_conversation_and_gives_a_reply(tmp_path: Path) -> None:
