@@ -195,11 +195,14 @@ class ServedModel:
         deadline_s = min(deadline_s, time.monotonic() + self._deadline_s)
         loop = asyncio.get_running_loop()
         size = sum(len(value) for item in items for value in item.values() if isinstance(value, bytes))
-        self.lane.admit(len(items), size)
-        try:
-            columns, length = await loop.run_in_executor(self._pool, self._prepare_in_time, items, deadline_s, None)
-        finally:
-            self.lane.admit(-len(items), -size)
+        if self._prepare_inline and len(items) == 1 and size <= _PREPARE_INLINE_BYTES:
+            columns, length = self._prepare_columns(items)
+        else:
+            self.lane.admit(len(items), size)
+            try:
+                columns, length = await loop.run_in_executor(self._pool, self._prepare_in_time, items, deadline_s, None)
+            finally:
+                self.lane.admit(-len(items), -size)
         key, length = self._key(columns, fetches, length)
         tensors = await answer(self.lane, Waiting(columns, fetches, len(items), length, key, deadline_s))
         slices = ({name: rows[index : index + 1] for name, rows in tensors.items()} for index in range(len(items)))
