@@ -125,6 +125,20 @@ def test_stages_are_served_with_one_id_and_a_missing_one_is_named_until_it_comes
         assert 'stage \\"far\\"' in client.post("/models/chain", json={"x": [1, 2, 3], "way": "long"}).text
 
 
+def test_events_tell_the_way_and_its_end_and_what_is_wrong_before_the_first(tmp_path: Path) -> None:
+    staged_packages(tmp_path / "repository")
+    events = {"accept": "text/event-stream"}
+    with serving(tmp_path / "repository") as server, httpx.Client(base_url=server.url, timeout=10) as client:
+        told = client.post("/models/chain", json={"x": [1, 2, 3], "way": "long"}, headers=events)
+        assert told.status_code == 200 and told.headers["content-type"].startswith("text/event-stream")
+        kind, data = told.text.strip().split("\n")
+        end = json.loads(data.removeprefix("data: "))
+        assert kind == "event: end" and end["answer"] == {"y": [12.0, 14.0, 16.0]} and end["package"] == "chain"
+        assert set(end["stages_ms"]) == {"double", "far"} and end["request_id"] == told.headers["x-request-id"]
+        assert client.post("/models/chain", json={"x": [1]}, headers=events).json()["code"] == "WRONG_SHAPE"
+        assert client.post("/models/chain", json=[{"x": [1, 2, 3]}], headers=events).status_code == 400
+
+
 def test_many_clients_at_once_get_their_own_answers(tmp_path: Path) -> None:
     staged_packages(tmp_path / "repository")
     with serving(tmp_path / "repository") as server, httpx.Client(base_url=server.url, timeout=30) as client:

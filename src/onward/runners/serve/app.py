@@ -7,7 +7,7 @@ unknown model).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,10 +31,11 @@ from onward.runners.serve.exchange import Exchange, Headers, Route, error_body, 
 from onward.runners.serve.models import AnyServed, Models
 from onward.runners.serve.openapi import document
 from onward.runners.serve.policies import Policies
+from onward.runners.serve.sent_events import SentEvents, sent_events
 from onward.runners.serve.served import ServedModel
 from onward.runners.serve.staged import StagedModel
 from onward.telemetry import DecisionCollector, ModelCollector
-from onward.types import Field, TensorSpec
+from onward.types import Event, Field, TensorSpec
 
 _EXAMPLES = 5
 _EXAMPLES_BYTES = 2 << 20
@@ -80,6 +81,11 @@ class AsgiExchange(Exchange):
         named = {name.decode("latin-1"): value.decode("latin-1") for name, value in (headers or {}).items()}
         named["x-request-id"] = self.request_id.decode()
         self.response.set_result(Response(body, status, named, content_type.decode("latin-1")))
+
+    def stream(self, events: AsyncGenerator[Event, None]) -> None:
+        """Answer with events as they come."""
+        self.response_complete = True
+        self.response.set_result(SentEvents(sent_events(events, self.request_id), self.request_id))
 
 
 class Endpoints:

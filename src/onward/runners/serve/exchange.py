@@ -10,13 +10,14 @@ import itertools
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import msgspec
 
-from onward.errors import MalformedBody, OnwardError, Overloaded, TooLarge
+from onward.errors import MalformedBody, OnwardError, Overloaded, TooLarge, UnsupportedMedia
+from onward.types import Event
 
 if TYPE_CHECKING:
     from onward.runners.serve.http import FastProtocol
@@ -213,6 +214,10 @@ class Exchange:
             else:
                 return
         self.respond(error_body(error, self.request_id), status=error.status, headers=error_headers(error))
+
+    def stream(self, events: AsyncGenerator[Event, None]) -> None:
+        """Answer with events as they come: for exchanges over ASGI. Raises `UnsupportedMedia`."""
+        raise UnsupportedMedia(where="Accept", expected="application/json", found="text/event-stream")
 
     def abandon(self) -> None:
         """The client has gone: nothing computed for it any more is of use."""

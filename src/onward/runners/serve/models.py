@@ -23,6 +23,7 @@ from onward.package.repository import Repository, version_key
 from onward.pipeline import Pipeline
 from onward.runners.serve.exchange import Headers, Route
 from onward.runners.serve.policies import Policies
+from onward.runners.serve.sent_events import is_asked_for
 from onward.runners.serve.served import ServedModel, Speed
 from onward.runners.serve.staged import StagedModel
 from onward.telemetry import ModelMetrics
@@ -324,7 +325,8 @@ class Models:
         name = served.id.name
         suffix = f"/versions/{version}" if version else ""
         infer = Route(served.handle_infer, max_body_bytes=limit, wants=_is_not_encoded)
-        plain = Route(served.handle_plain, max_body_bytes=limit, wants=_is_bare)
+        wants = _is_whole if isinstance(served, StagedModel) else _is_bare
+        plain = Route(served.handle_plain, max_body_bytes=limit, wants=wants)
         for path, route in ((f"/v2/models/{name}{suffix}/infer", infer), (f"/models/{name}{suffix}", plain)):
             # A request whose body is still being read holds its route: it follows the route to the new version.
             self.routes.setdefault(path.encode(), route).become(route)
@@ -369,6 +371,11 @@ def _belongs_to(route: Route, served: AnyServed) -> bool:
 
 def _is_not_encoded(headers: Headers) -> bool:
     return b"content-encoding" not in headers
+
+
+def _is_whole(headers: Headers) -> bool:
+    """Neither in parts nor to be answered piece by piece: ASGI does both."""
+    return _is_bare(headers) and not is_asked_for(headers)
 
 
 def _is_bare(headers: Headers) -> bool:

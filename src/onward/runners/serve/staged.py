@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from onward.errors import Cancelled, DeadlineExceeded, OnwardError, Overloaded, Unavailable, UsageError
+from onward.errors import Cancelled, DeadlineExceeded, InputError, OnwardError, Overloaded, Unavailable, UsageError
 from onward.flow import STAGES_MS, Flow, signature_of_stages, spoken_ms
 from onward.generate.answer import readable
 from onward.package.package import Package
@@ -25,6 +25,7 @@ from onward.package.stages import fields_of, pin_of, read_pins
 from onward.runners.serve import plain
 from onward.runners.serve.caller import Caller, caller_of
 from onward.runners.serve.exchange import Exchange, timeout_s
+from onward.runners.serve.sent_events import is_asked_for
 from onward.runners.serve.served import ServedModel
 from onward.runners.serve.stage_call import Asked, ask, events
 from onward.telemetry import ModelMetrics
@@ -145,11 +146,21 @@ class StagedModel:
         if exchange.disconnected:
             self.metrics.drop("cancelled")
             return
+        if is_asked_for(exchange.headers):
+            self._stream(exchange, call, asked)
+            return
         task = asyncio.get_running_loop().create_task(self._respond(exchange, call, asked))
         exchange.work = _Leaving(task)
         exchange.body = b""
         self._running.add(task)
         task.add_done_callback(self._running.discard)
+
+    def _stream(self, exchange: Exchange, call: plain.Call, asked: Asked) -> None:
+        """Answer with events as they come. What can be wrong with the request is told before the first."""
+        if call.many:
+            raise InputError("events are of one item", expected="an object", found="a list")
+        self.flow.begin(call.items[0])
+        exchange.stream(self.events(call.items[0], asked))
 
     def asked(self, exchange: Exchange) -> Asked:
         """On whose behalf the stages are asked for this request, and until when. Raises `MalformedBody`."""
@@ -270,6 +281,9 @@ class StagedModel:
                 self.metrics.stage(stage.name, took_s)
                 stages_ms[stage.name] = took_s * 1e3
             self.metrics.rows += 1
+        except OnwardError as error:
+            self.metrics.fail(error.code)
+            raise
         finally:
             self.items -= 1
         result = Result(answer=self.flow.answer(values, (), stages_ms), tensors={}, package=self.id)
