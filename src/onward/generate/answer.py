@@ -6,6 +6,7 @@ Scores already are probabilities and already are sorted where the graph says so;
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 from onward.errors import ExecutionError, PackageError
 from onward.generate.catalogue import CatalogueReading
 from onward.package.manifest import Catalogue, GenerateGraph, Labels, Manifest, Named
+from onward.package.records import JsonText
 from onward.package.signature import read_labels
 from onward.types import Array, Blob, Decision, Result
 
@@ -28,6 +30,7 @@ class Generation:
         self._labels: dict[str, tuple[Labels, tuple[str, ...]]] = {}
         self._named: dict[str, Named] = {}
         self._catalogues: dict[str, CatalogueReading] = {}
+        self._json: set[str] = set()
         self._hidden: set[str] = set()
         for step in manifest.generate:
             if isinstance(step, Labels):
@@ -38,6 +41,8 @@ class Generation:
             elif isinstance(step, Catalogue):
                 self._catalogues[step.ids] = CatalogueReading(step, folder)
                 self._hidden |= set(step.tensors)
+            elif isinstance(step, JsonText) and step.input:
+                self._json.add(step.input)
             elif not isinstance(step, GenerateGraph):
                 raise PackageError(f"there is no generate step {type(step).__name__}")
 
@@ -53,6 +58,8 @@ class Generation:
             if name in self._named:
                 step = self._named[name]
                 answer[name] = dict(zip(step.names, row.tolist(), strict=True))
+            elif name in self._json:
+                answer[name] = _parsed(name, row)
             elif name not in self._hidden or name in requested:
                 answer[name] = plain(row)
         return answer
@@ -118,6 +125,13 @@ def _text(value: Any) -> Any:
     if isinstance(value, list) and value and not isinstance(value[0], int | float):
         return [_text(element) for element in value]
     return value
+
+
+def _parsed(name: str, row: Array) -> Any:
+    try:
+        return json.loads(plain(row))
+    except (TypeError, ValueError):
+        raise ExecutionError(f"the model's output {name!r} is not JSON", expected="JSON text") from None
 
 
 def _json_value(value: Any) -> Any:

@@ -18,7 +18,7 @@ from onward.package.examples import read_examples
 from onward.package.graphcheck import check_graph
 from onward.package.manifest import load_manifest
 from onward.package.package import Package, graph_files, open_package
-from onward.package.records import Catalogue, GenerateGraph, Labels, Manifest, PrepareGraph, Tokenize
+from onward.package.records import Catalogue, GenerateGraph, JsonText, Labels, Manifest, PrepareGraph, Tokenize
 from onward.package.sections import suggestion
 from onward.package.signature import signature_of
 from onward.package.stages import DIALOGUE_FILE as DIALOGUE_FILE
@@ -108,7 +108,7 @@ def _named_files(manifest: Manifest) -> list[tuple[str, str]]:
     else:
         named.append(("execute.entry", f"{manifest.execute.entry.split(':')[0]}.py"))
     for index, generated in enumerate(manifest.generate):
-        if isinstance(generated, Labels | GenerateGraph | Catalogue):
+        if isinstance(generated, Labels | GenerateGraph | Catalogue | JsonText):
             named.append((f"generate[{index}].file", generated.file))
     return named
 

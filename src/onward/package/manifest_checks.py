@@ -5,6 +5,7 @@ Looks at the records only; notes every problem in the document they were read fr
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 import numpy as np
@@ -15,9 +16,11 @@ from onward.package.records import (
     Catalogue,
     DecodeImage,
     GenerateGraph,
+    JsonText,
     Labels,
     Manifest,
     PrepareGraph,
+    Prose,
     Table,
     Tokenize,
 )
@@ -197,6 +200,32 @@ def _check_generate(manifest: Manifest, document: Document) -> None:
         elif isinstance(step, Catalogue) and bool(step.reason) is not bool(step.reasons):
             expected = "both or neither: the output that picks a text, and the texts"
             document.problem(f"{path}.reasons" if step.reason else f"{path}.reason", "missing", expected=expected)
+        elif isinstance(step, Prose):
+            _check_prose(manifest, document, path, step)
+        elif isinstance(step, JsonText):
+            _check_json(manifest, document, path, step)
+
+
+def _check_prose(manifest: Manifest, document: Document, path: str, step: Prose) -> None:
+    fields = {field.name: field for field in manifest.inputs}
+    named = [(f"{path}.numbers_from[{index}]", name) for index, name in enumerate(step.numbers_from)]
+    named += [(f"{path}.opening", name) for name in re.findall(r"\{(\w+)\}", step.opening)]
+    named += [(f"{path}.quotes.{member}", name) for member, name in step.quotes.items()]
+    for key, name in named:
+        if name not in fields:
+            found = f'"{name}"{suggestion(name, fields)}'
+            document.problem(key, "no such input", expected=_one_of(fields), found=found)
+
+
+def _check_json(manifest: Manifest, document: Document, path: str, step: JsonText) -> None:
+    whens = [field.name for field in manifest.inputs if field.datatype == "BOOL" and not field.shape]
+    if step.when and step.when not in whens:
+        expected = f"one of {', '.join(whens)}" if whens else "a BOOL input"
+        document.problem(f"{path}.when", "not an input that says yes or no", expected=expected, found=f'"{step.when}"')
+    texts = [field.name for field in manifest.outputs if field.datatype == "BYTES" and not field.shape]
+    if step.input and step.input not in texts:
+        found = f'"{step.input}"{suggestion(step.input, texts)}'
+        document.problem(f"{path}.input", "no output of text", expected=_one_of(texts), found=found)
 
 
 def _one_of(names: Iterable[str]) -> str:

@@ -119,7 +119,8 @@ def read_generate(document: Document) -> tuple[GenerateStep, ...]:
             steps.append(_prose(section))
         elif kind == "json":
             when = section.name("when", "", kind="the name of an input")
-            steps.append(JsonText(file=section.file("file", "schema.json"), when=when))
+            source = section.name("input", "", kind="the name of an output")
+            steps.append(JsonText(input=source, file=section.file("file", "schema.json"), when=when))
         else:
             continue
         section.close()
@@ -159,11 +160,14 @@ def _speech_windows(section: Section) -> SpeechWindows:
 
 
 def _prose(section: Section) -> Prose:
+    quotes = section.document.table(section.key("quotes"), section.take("quotes") or {})
     return Prose(
         input=section.name("input", "text", kind="the name of an output"),
+        opening=section.text("opening", ""),
         min_words=section.integer("min_words", 0, minimum=0),
         min_sentences=section.integer("min_sentences", 0, minimum=0),
         numbers_from=section.names("numbers_from", (), kind="input names"),
         forbidden=section.names("forbidden", (), kind="texts"),
+        quotes={name: quotes.name(name, kind="the name of an input") for name in quotes.values},
         attempts=section.integer("attempts", Prose().attempts, minimum=1, maximum=10),
     )

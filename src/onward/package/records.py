@@ -198,15 +198,19 @@ class Transcript:
 class Prose:
     """`step = "prose"`: the generated text must be a full paragraph, or it is generated again, `attempts` times in all.
 
-    Every number in it must stand in one of the inputs `numbers_from`, and none of the texts `forbidden` may.
+    Every number in it must stand in one of the inputs `numbers_from`, and none of the texts `forbidden` may. It begins
+    with `opening`, with `{name}` for the inputs. `quotes` says for members of its JSON which input they quote, line by
+    line and word for word: the model only picks.
     """
 
     step: ClassVar[str] = "prose"
     input: str = "text"
+    opening: str = ""
     min_words: int = 0
     min_sentences: int = 0
     numbers_from: tuple[str, ...] = ()
     forbidden: tuple[str, ...] = ()
+    quotes: Mapping[str, str] = field(default_factory=dict)
     attempts: int = 3
 
 
@@ -214,10 +218,12 @@ class Prose:
 class JsonText:
     """`step = "json"`: the generated text is JSON by the schema in `file`; its members become outputs.
 
-    With `when`, only where that BOOL input is true.
+    With `when`, only where that BOOL input is true. With `input`, the JSON is that BYTES output of any model, and what
+    it says takes the output's place in the answer.
     """
 
     step: ClassVar[str] = "json"
+    input: str = ""
     file: str = "schema.json"
     when: str = ""
 

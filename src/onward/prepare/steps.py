@@ -81,5 +81,7 @@ def _host_step(step: object, manifest: Manifest, folder: Path) -> HostStep:
     if isinstance(step, DecodeImage):
         from onward.prepare.image import DecodeImagePreparation
 
-        return DecodeImagePreparation(fields[step.input], output=step.output, max_pixels=manifest.limits.pixels)
+        decode = DecodeImagePreparation(fields[step.input], output=step.output, max_pixels=manifest.limits.pixels)
+        alone = not any(isinstance(other, PrepareGraph) for other in manifest.prepare)
+        return (lambda item: {name: pixels[None] for name, pixels in decode(item).items()}) if alone else decode
     raise PackageError(f"there is no prepare step {type(step).__name__}")
