@@ -29,6 +29,7 @@ from onward.prepare.profile import Features
 from onward.runners.serve.body import limited, read_body
 from onward.runners.serve.exchange import Exchange, Headers, Route, error_body, error_headers, new_request_id
 from onward.runners.serve.models import AnyServed, Models
+from onward.runners.serve.openai.routes import openai_routes
 from onward.runners.serve.openapi import document
 from onward.runners.serve.policies import Policies
 from onward.runners.serve.sent_events import SentEvents, sent_events
@@ -367,4 +368,5 @@ def make_app(models: Models, policies: Policies | None = None) -> Starlette:
     routes = [StarletteRoute(path, endpoint, methods=["GET"]) for path, endpoint in get]
     routes += [StarletteRoute(path, endpoint, methods=["POST"]) for path, endpoint in post]
     routes.append(StarletteRoute("/profiles/{entity}", on.of_profiles("erase"), methods=["DELETE"]))
-    return Starlette(routes=routes, exception_handlers={OnwardError: on_onward_error, HTTPException: on_http_error})
+    handlers = {OnwardError: on_onward_error, HTTPException: on_http_error}
+    return Starlette(routes=[*routes, *openai_routes(models)], exception_handlers=handlers)

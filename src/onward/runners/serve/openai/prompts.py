@@ -24,6 +24,7 @@ from onward.runners.serve.openai.schema import (
 from onward.types import Prompt, Sampling
 
 _COMPLETION_TOKENS = 16  # what the API gives to a completion that names no number
+_MOST_TEXTS = 128
 _SEEDS = (1 << 32) - 1
 _NOT_DONE = ("audio", "functions", "function_call", "reasoning_effort", "verbosity", "web_search_options")
 _INSTEAD = {"functions": "; use tools", "function_call": "; use tool_choice"}
@@ -68,6 +69,8 @@ def _texts(request: CompletionRequest) -> list[str]:
     texts = [prompt] if isinstance(prompt, str) else prompt
     if not texts:
         raise Refused("prompt: expected at least one text", param="prompt")
+    if len(texts) * (request.n or 1) > _MOST_TEXTS:
+        raise Refused(f"prompt: expected at most {_MOST_TEXTS} texts, times n", param="prompt")
     for at, text in enumerate(texts):
         if isinstance(text, int | list):
             raise Refused("prompt: arrays of tokens are not supported; send text", param="prompt", kind="invalid_type")

@@ -10,7 +10,7 @@ import re
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 import msgspec
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import Meta, Struct
 
 from onward.runners.serve.openai.errors import Refused
 
@@ -197,18 +197,6 @@ class EmbeddingRequest(Struct, kw_only=True, forbid_unknown_fields=True):
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: Annotated[int, Meta(ge=1)] | None = None
     user: Any = None
-
-
-class SpeechRequest(Struct, kw_only=True, forbid_unknown_fields=True):
-    """`POST /v1/audio/speech`."""
-
-    model: str
-    input: str
-    voice: Any | UnsetType = UNSET
-    response_format: Literal["mp3", "opus", "aac", "flac", "wav", "pcm"] = "mp3"
-    speed: Annotated[float, Meta(ge=0.25, le=4.0)] = 1.0
-    stream_format: Literal["audio", "sse"] = "audio"
-    instructions: str | None = None
 
 
 def read(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
