@@ -14,12 +14,14 @@ from typing import Any
 
 import msgspec
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.registry import Collector
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import BaseRoute, WebSocketRoute
 from starlette.routing import Route as StarletteRoute
 
 import onward
@@ -35,6 +37,8 @@ from onward.runners.serve.policies import Policies
 from onward.runners.serve.sent_events import SentEvents, sent_events
 from onward.runners.serve.served import ServedModel
 from onward.runners.serve.staged import StagedModel
+from onward.runners.serve.voice.measures import VoiceCollector
+from onward.runners.serve.voice.routes import not_a_socket, voice_endpoint
 from onward.telemetry import DecisionCollector, ModelCollector
 from onward.types import Event, Field, TensorSpec
 
@@ -53,12 +57,13 @@ _WORDS_OF_BOOL = {
 _PAGE = Path(__file__).parent / "page"
 _PAGE_FILES = {
     "page.js": "text/javascript", "chat.js": "text/javascript", "docs.js": "text/javascript",
+    "stream.js": "text/javascript", "voice.js": "text/javascript", "microphone.js": "text/javascript",
     "page.css": "text/css", "chat.css": "text/css", "icon.svg": "image/svg+xml",
 }  # fmt: skip
 _PAGE_HEADERS = {
     "content-security-policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
+        "media-src 'self' blob: data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     ),
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
@@ -99,6 +104,10 @@ class Endpoints:
         self._registry.register(ModelCollector(models.metrics))
         if policies is not None:
             self._registry.register(DecisionCollector(policies.metrics, policies.backlog))
+
+    def show_metrics(self, collector: Collector) -> None:
+        """Tell these counters, too."""
+        self._registry.register(collector)
 
     async def live(self, request: Request) -> Response:
         """The process answers."""
@@ -355,6 +364,7 @@ def make_app(models: Models, policies: Policies | None = None) -> Starlette:
         ("/profiles/{entity}/events", on.of_profiles("events")),
         ("/models", on.list_models),
         ("/models/{name}/example", on.example),
+        ("/voice/{name}", not_a_socket),
         ("/v2", on.server_metadata),
         ("/v2/health/live", on.live),
         ("/v2/health/ready", on.ready),
@@ -365,8 +375,12 @@ def make_app(models: Models, policies: Policies | None = None) -> Starlette:
         get.append(("/v2/models/{name}" + version + "/ready", on.model_ready))
         post.append(("/v2/models/{name}" + version + "/infer", on.infer))
         post.append(("/models/{name}" + version, on.plain))
-    routes = [StarletteRoute(path, endpoint, methods=["GET"]) for path, endpoint in get]
+    routes: list[BaseRoute] = [StarletteRoute(path, endpoint, methods=["GET"]) for path, endpoint in get]
     routes += [StarletteRoute(path, endpoint, methods=["POST"]) for path, endpoint in post]
     routes.append(StarletteRoute("/profiles/{entity}", on.of_profiles("erase"), methods=["DELETE"]))
+    voice = voice_endpoint(models)
+    if voice is not None:
+        on.show_metrics(VoiceCollector(voice.measures))
+        routes.append(WebSocketRoute("/voice/{name}", voice.serve))
     handlers = {OnwardError: on_onward_error, HTTPException: on_http_error}
     return Starlette(routes=[*routes, *openai_routes(models)], exception_handlers=handlers)

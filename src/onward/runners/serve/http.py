@@ -57,6 +57,7 @@ class FastProtocol(HttpToolsProtocol):
         self._piece_bytes = 0
         self._head_bytes = 0
         self._in_head = False
+        self._upgraded = False
         self._common_headers_of: Any = None
         self._common_headers = b""
 
@@ -76,7 +77,7 @@ class FastProtocol(HttpToolsProtocol):
     def _sweep(self) -> None:
         """Close the connection if it has been idle for the keep-alive time, or silent in the middle of a request; else
         look again in a second."""
-        if self.transport.is_closing():
+        if self.transport.is_closing() or self._upgraded:
             return
         now = time.monotonic()
         idle_since_s = self._idle_since_s
@@ -125,6 +126,15 @@ class FastProtocol(HttpToolsProtocol):
             self._head_bytes += len(data)
             if self._head_bytes > _HEAD_LIMIT_BYTES and not self.transport.is_closing():
                 self._refuse_head()
+
+    def handle_websocket_upgrade(self) -> None:
+        """uvicorn's: another protocol has the connection from now on, and our timer leaves it alone."""
+        if self.cycle is not None and not self.cycle.response_complete:  # pipelined: the answer that is due ends it
+            self._lingering = True
+            self.cycle.keep_alive = False
+            return
+        self._upgraded = True
+        super().handle_websocket_upgrade()
 
     def _refuse_head(self) -> None:
         """The head is too large: answer, unless another answer is due first, and close."""
@@ -220,7 +230,7 @@ class FastProtocol(HttpToolsProtocol):
         self.headers.extend(headers)
         self.expect_100_continue = expects
         super().on_headers_complete()
-        if self._last_call:
+        if self._last_call and self.cycle is not None:
             self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:

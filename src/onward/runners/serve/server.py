@@ -33,6 +33,8 @@ from onward.runners.serve.app import make_app
 from onward.runners.serve.http import protocol_for
 from onward.runners.serve.models import Models
 from onward.runners.serve.policies import DecisionOptions, Policies
+from onward.runners.serve.voice.frames import MAX_FRAME_BYTES
+from onward.runners.serve.voice.routes import socket_protocol
 
 _log = logging.getLogger("onward.serve")
 _KEEP_ALIVE_S = 75
@@ -89,7 +91,9 @@ async def _serve(options: ServeOptions, repository: Repository) -> None:
     loader = ThreadPoolExecutor(max_workers=_LOADERS, thread_name_prefix=f"{_THREADS}-load")
     policies = Policies(_decision_options(options))
     models = Models(repository, pool, loader=loader, keep_versions=options.keep_versions, policies=policies)
-    public = _Server(_config(make_app(models, policies), options, options.port, http=protocol_for(models.routes)))
+    fast = protocol_for(models.routes)
+    app = make_app(models, policies)
+    public = _Server(_config(app, options, options.port, http=fast, ws=socket_protocol()))
     admin = _Server(_config(make_admin_app(models, policies), options, options.admin_port, host="127.0.0.1"))
     servers = [public, admin]
     running = [asyncio.create_task(server.serve()) for server in servers]
@@ -143,14 +147,16 @@ async def _keep_loaded(models: Models, interval_s: float) -> None:
 
 def _config(
     app: Starlette, options: ServeOptions, port: int, *, http: Any = "httptools",
-    host: str = "",
+    ws: Any = "none", host: str = "",
 ) -> uvicorn.Config:  # fmt: skip
     return uvicorn.Config(
         app,
         host=host or options.host,
         port=port,
         http=http,
-        ws="none",
+        ws=ws,
+        ws_max_size=MAX_FRAME_BYTES,
+        ws_per_message_deflate=False,  # sound does not get smaller
         lifespan="off",
         log_config=None,
         access_log=False,

@@ -209,6 +209,11 @@ class Session:
         """Whether a reply is being made or heard."""
         return self._turn is not None and self._turn.is_active(now_s)
 
+    def is_sounding(self, number: int) -> bool:
+        """Whether some of a turn's voice has been sent."""
+        turn = self._current(number)
+        return turn is not None and turn.first_audio_s > 0
+
     def ahead_s(self, now_s: float) -> float:
         """How much of the reply's voice has been sent and not been heard yet."""
         return 0.0 if self._turn is None else max(0.0, self._turn.heard_until_s - now_s)
