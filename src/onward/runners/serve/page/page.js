@@ -1,6 +1,8 @@
 // The page: a form from a model's fields, its answer as a person reads it, and the curl line that asks the same.
 
 import { chat, leave } from "./chat.js";
+import { leaveStream, stream } from "./stream.js";
+import { leaveVoice, voice } from "./voice.js";
 
 const DENSE_FROM = 9; // with this many numbers the form becomes a grid
 const SHOWN = 10;
@@ -282,6 +284,7 @@ function shown(value, field) {
 	if (value.base64) {
 		const href = `data:${value.media_type};base64,${value.base64}`;
 		const isImage = value.media_type.startsWith("image/");
+		if (value.media_type.startsWith("audio/")) return h("audio", { src: href, controls: true });
 		return isImage ? h("img", { src: href, alt: "Answer" }) : h("a", { href, download: "answer" }, "Save");
 	}
 	if (!Array.isArray(value)) {
@@ -363,8 +366,9 @@ function pasting() {
 
 function show(model, path) {
 	pending?.abort();
-	leave();
-	if (model.talks) return talk(model, path);
+	for (const one of [leave, leaveStream, leaveVoice]) one();
+	const messages = model.fields.inputs.find(({ content }) => content === "chat");
+	if (model.talks || messages || model.package.task === "voice-assistant") return talk(model, path, messages);
 	const { name, package: { version, digest, task, licence, description }, fields } = model;
 	controls = fields.inputs.map(control);
 	const extras = fields.outputs.filter((field) => field.on_request).map((field) => h("input", { type: "checkbox", value: field.name }));
@@ -397,11 +401,14 @@ function show(model, path) {
 	showCurl();
 }
 
-function talk(model, path) {
+function talk(model, path, messages) {
 	const { name, package: { version, digest, task, licence, description } } = model;
 	const about = [h("h1", 0, name, h("small", 0, version)), h("p.about", 0, description),
 		h("p.facts.hint", 0, [task, licence, code(digest)].map((fact) => fact && span(fact)))];
-	chat($("main"), model, path, { h, code, about });
+	const tools = { h, code, about };
+	if (model.package.task === "voice-assistant") voice($("main"), model, tools);
+	else if (messages) stream($("main"), model, path, messages, tools);
+	else chat($("main"), model, path, tools);
 }
 
 function list(models) {
