@@ -41,6 +41,7 @@ class StagedAssistant:
                 "nobody can talk with this package", where=served.id.name, expected=f"the task {TASK}",
                 found=served.manifest.package.task,
             )  # fmt: skip
+        self._deciding: set[asyncio.Future[Mapping[str, Any]]] = set()
         tasks = {stage.name: served.stage(stage.name).pipeline.manifest.package.task for stage in served.flow.stages}
         self._hears = _only(served, tasks, "transcription")
         self._speaks = _only(served, tasks, "speech-synthesis")
@@ -81,9 +82,7 @@ class StagedAssistant:
                 continue
             speaks = self._spoken[0].partition(".")[0] == stage.name
             if not speaks:
-                answer = await self._decided(stage.name, flow.feed(stage, values), asked)
-                flow.take(stage, values, answer)
-                talk.conversation = str(answer.get("conversation") or talk.conversation)
+                flow.take(stage, values, await self._decided(stage.name, flow.feed(stage, values), asked, talk))
                 continue
             async with aclosing(self._served.stage_events(stage.name, flow.feed(stage, values), asked)) as events:
                 async for event in events:
@@ -94,8 +93,16 @@ class StagedAssistant:
         whole = next((str(values[source]) for source in self._spoken if source in values), "")
         yield Words(text=whole, fields=self._fields(values))
 
-    async def _decided(self, name: str, item: Mapping[str, Any], asked: Asked) -> Mapping[str, Any]:
-        return await asyncio.shield(asyncio.ensure_future(self._served.ask(name, item, asked)))
+    async def _decided(self, name: str, item: Mapping[str, Any], asked: Asked, talk: Talk) -> Mapping[str, Any]:
+        async def decide() -> Mapping[str, Any]:
+            answer = await self._served.ask(name, item, asked)
+            talk.conversation = str(answer.get("conversation") or talk.conversation)
+            return answer
+
+        task = asyncio.ensure_future(decide())
+        self._deciding.add(task)
+        task.add_done_callback(self._deciding.discard)
+        return await asyncio.shield(task)
 
     def _fields(self, values: Values) -> dict[str, Any]:
         """What the package's answer says besides the words and the sound."""
