@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from starlette.routing import Route
+from starlette.routing import Route, WebSocketRoute
 
 from onward.runners.serve.admin import make_admin_app
 from onward.runners.serve.app import make_app
+from onward.runners.serve.voice.measures import VoiceCollector
 from onward.telemetry import DecisionCollector, ModelCollector, ModelMetrics
 
 ROOT = Path(__file__).parents[2]
@@ -179,7 +180,7 @@ def test_every_page_can_be_reached_from_the_index() -> None:
 
 def test_the_http_page_lists_every_route() -> None:
     text = (ROOT / "docs" / "reference" / "http.md").read_text("utf-8")
-    listed = set(re.findall(r"^\| `((?:GET|POST|DELETE) [^`]+)`", text, re.M))
+    listed = set(re.findall(r"^\| `((?:GET|POST|DELETE|WS) [^`]+)`", text, re.M))
     app, admin = make_app(_NoModels()), make_admin_app(_NoModels())  # type: ignore[arg-type]
     routes = {
         f"{method} {route.path}"
@@ -187,14 +188,16 @@ def test_the_http_page_lists_every_route() -> None:
         if isinstance(route, Route)  # what is mounted besides only says that there is no such route
         for method in (route.methods or set()) - {"HEAD"}
     }
-    assert listed == routes - {"GET /page/{file}"}
+    routes |= {f"WS {route.path}" for route in app.routes if isinstance(route, WebSocketRoute)}
+    assert listed == routes - {"GET /page/{file}", "GET /voice/{name}"}
     assert "/page/{file}" in text
 
 
 def test_the_http_page_lists_every_metric() -> None:
     text = (ROOT / "docs" / "reference" / "http.md").read_text("utf-8")
     listed = {name.removesuffix("_total") for name in re.findall(r"^\| `(onward_\w+)`", text, re.M)}
-    collectors = ModelCollector(lambda: [ModelMetrics("m", "1")]), DecisionCollector(list, lambda: None)
+    models = ModelCollector(lambda: [ModelMetrics("m", "1")])
+    collectors = models, DecisionCollector(list, lambda: None), VoiceCollector(list)
     assert listed == {family.name for collector in collectors for family in collector.collect()}
 
 

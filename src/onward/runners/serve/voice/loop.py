@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from typing import Any
 
-from onward.errors import MalformedBody, OnwardError, TooLarge
+from onward.errors import DeadlineExceeded, MalformedBody, OnwardError, TooLarge
 from onward.runners.serve.voice.assistant import Assistant, Clauses, Talk
 from onward.runners.serve.voice.endpointing import CHUNK_SAMPLES
 from onward.runners.serve.voice.frames import (
@@ -48,7 +48,7 @@ def close_code(error: OnwardError) -> int:
         return 1009
     if error.status in (429, 503):
         return 1013
-    return 1008 if error.status < 500 else 1011
+    return 1008 if error.status < 500 or isinstance(error, DeadlineExceeded) else 1011
 
 
 class VoiceLoop:

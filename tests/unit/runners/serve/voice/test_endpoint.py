@@ -172,8 +172,8 @@ async def test_a_frame_that_is_too_large_ends_the_connection() -> None:
 async def test_a_client_that_says_nothing_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(endpoint_module, "START_TIMEOUT_S", 0.1)
     async with serving(Parrot(hears=["hello"])) as voices, voices.connect() as socket:
-        _, frames = await closed(socket)
-    assert json.loads(frames[0])["code"] == "DEADLINE_EXCEEDED"
+        code, frames = await closed(socket)
+    assert code == 1008 and json.loads(frames[0])["code"] == "DEADLINE_EXCEEDED"
 
 
 async def test_no_more_people_than_that_talk_at_a_time() -> None:
