@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping
 
 from onward.act.breaker import Breaker, Circuit
 from onward.act.command import Command, CommandExecutor
 from onward.act.entry import Entry, EntryExecutor
-from onward.act.executor import Executor, Outcome, Verdict
+from onward.act.executor import Executor, Order, Outcome, Verdict
 from onward.act.sql import Sql, SqlExecutor
 from onward.act.targets import How, Target, Targets
 from onward.act.webhook import Webhook, WebhookExecutor
 from onward.errors import OnwardError
+
+_AHEAD = 8
+_QUICK_S = 0.05
+"""While a target answers faster, commits take most of an action's time: more are begun than are called at once."""
 
 
 class NoExecutor(OnwardError):
@@ -46,17 +51,39 @@ class Lane:
         self.executor = executor
         self._breaker = Breaker(failures=target.breaker_failures, rest_s=target.breaker_rest_s)
         self._running = 0
+        self._usual_s = _QUICK_S
         self._lock = threading.Lock()
+        self._calls = threading.Semaphore(target.concurrency)
 
     def room(self, now_s: float) -> int:
         """How many actions may begin now."""
         with self._lock:
-            return self._breaker.room(now_s, self.target.concurrency - self._running)
+            return self._room(now_s)
+
+    def _room(self, now_s: float) -> int:
+        return self._breaker.room(now_s, self.places - self._running)
+
+    @property
+    def places(self) -> int:
+        """How many actions may be between their lease and their outcome; no more than `concurrency` are called."""
+        return self.target.concurrency * (_AHEAD if self._usual_s < _QUICK_S else 1)
+
+    def call(self, order: Order) -> Outcome | None:
+        """Execute the order as soon as fewer than `concurrency` are; None where the target has to rest by then."""
+        with self._calls:
+            if self.circuit(time.time()) is Circuit.OPEN:
+                return None
+            begun_s = time.monotonic()
+            try:
+                return self.executor.execute(order)
+            finally:
+                with self._lock:
+                    self._usual_s += 0.2 * (time.monotonic() - begun_s - self._usual_s)
 
     def enter(self, now_s: float) -> bool:
         """Take a place, if there is one."""
         with self._lock:
-            if self._breaker.room(now_s, self.target.concurrency - self._running) < 1:
+            if self._room(now_s) < 1:
                 return False
             self._running += 1
             self._breaker.begin(now_s)
@@ -125,8 +152,8 @@ class Lanes:
 
     @property
     def places(self) -> int:
-        """How many actions may run at once in all lanes together."""
-        return sum(lane.target.concurrency for lane in self._lanes)
+        """How many actions may be under way in all lanes together."""
+        return sum(lane.places for lane in self._lanes)
 
     def circuits(self, now_s: float) -> dict[str, str]:
         """The breaker's state of each action's targets; the worst where there are several."""

@@ -33,7 +33,7 @@ from onward.store.writer import Writer
 
 _log = logging.getLogger(__name__)
 _ResultT = TypeVar("_ResultT")
-_MAX_THREADS = 32
+_MAX_THREADS = 64
 _BUSY_WAIT_S = 1.0
 
 
@@ -136,8 +136,7 @@ class Relay:
         self._ending.clear()
         if self._writer is None:
             self._writer = self._own_writer = Writer(self._store)
-        places = max(min(self.lanes.places, _MAX_THREADS), 1)
-        self._pool = ThreadPoolExecutor(places, thread_name_prefix="relay")
+        self._pool = ThreadPoolExecutor(_MAX_THREADS, thread_name_prefix="relay")
         self._threads = [
             threading.Thread(target=self._loop, args=(self._dispatch,), name="relay-dispatch", daemon=True),
             threading.Thread(target=self._loop, args=(self._keep_house,), name="relay-housekeeping", daemon=True),
@@ -284,7 +283,7 @@ class Relay:
         if self.options.dry_run or lane.target.dry_run:
             return Outcome(verdict=Verdict.DONE, receipt=b'{"dry_run":true}', error="DRY_RUN")
         try:
-            return lane.executor.execute(order)
+            return lane.call(order)
         except Exception as error:
             _log.exception("the executor of %s failed", order.name)
             return unknown(f"EXECUTOR_{type(error).__name__}")

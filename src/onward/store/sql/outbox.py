@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import sqlalchemy as sa
 from sqlalchemy import bindparam, select
@@ -11,7 +11,8 @@ from sqlalchemy import bindparam, select
 from onward.store import tables as t
 from onward.store.records import Action, ActionState, Approval, ApprovalState, Switch
 from onward.store.sql.reader import MOST, OPEN_APPROVALS, SqlReader
-from onward.store.sql.rows import ACTION, action_of, approval_of, changes_of_action, values_of
+from onward.store.sql.rows import ACTION, action_of, approval_of, values_of
+from onward.store.sql.session import Lookup
 from onward.store.store import Conflict
 from onward.store.transitions import (
     AFTER_LEASE,
@@ -34,6 +35,7 @@ _DUE = (
     .with_for_update(skip_locked=True)
 )
 _DUE_NAMED = _DUE.where(t.actions.c.name.in_(bindparam("names", expanding=True)))
+_DUE_OF_ONE = Lookup(_DUE.where(t.actions.c.name == bindparam("name")))
 _OVERDUE = (
     select(*ACTION)
     .where(
@@ -43,18 +45,6 @@ _OVERDUE = (
     .order_by(t.actions.c.place)
     .with_for_update(skip_locked=True)
 )
-_CHANGE = (
-    sa.update(t.actions)
-    .where(t.actions.c.action_id == bindparam("the_id"))
-    .values(
-        {
-            name: bindparam(name)
-            for name in (
-                "state", "attempt", "available_s", "updated_s", "owner", "lease_until_s", "error", "receipt",
-            )
-        }
-    )
-)  # fmt: skip
 _EXPIRED = OPEN_APPROVALS.where(t.approvals.c.expires_s <= bindparam("now_s"))
 _END_APPROVAL = (
     sa.update(t.approvals)
@@ -80,11 +70,9 @@ class OutboxWrites(SqlReader, ABC):
     def flush(self) -> None:
         """Send what waits to the database."""
 
-    def _change(self, actions: list[Action]) -> None:
-        self.flush()
-        self.write_through()
-        if actions:
-            self._session.write(_CHANGE, [changes_of_action(action) for action in actions])
+    @abstractmethod
+    def _change(self, actions: Sequence[Action]) -> None:
+        """Bring actions into the states that they are given in."""
 
     def lease_actions(
         self, owner: str, *, now_s: float, lease_s: float, limit: int = 1, names: Collection[str] | None = None
@@ -95,6 +83,8 @@ class OutboxWrites(SqlReader, ABC):
         self.flush()
         if names is None:
             due = self._session.rows(_DUE, values)
+        elif len(names) == 1:
+            due = self._session.seek(_DUE_OF_ONE, values | {"name": next(iter(names))})
         else:
             due = self._session.rows(_DUE_NAMED, values | {"names": tuple(names)}) if names else ()
         taken = [leased(action_of(row), owner, now_s=now_s, lease_s=lease_s) for row in due]

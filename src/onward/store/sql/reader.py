@@ -77,7 +77,7 @@ _OUTCOMES = (
     .group_by(t.outcomes.c.outcome)
 )
 _ALL_OUTCOMES = Lookup(_OUTCOMES)
-_OUTCOMES_NAMED = _OUTCOMES.where(t.outcomes.c.outcome.in_(bindparam("outcomes", expanding=True)))
+_OUTCOMES_OF_ONE = Lookup(_OUTCOMES.where(t.outcomes.c.outcome == bindparam("outcome")))
 _SWITCHES = Lookup(select(*columns(t.switches, Switch)).order_by(t.switches.c.name))
 _KEY_BY_ID = Lookup(select(*_KEY).where(t.keys.c.key_id == bindparam("key_id")))
 _KEY_OF = Lookup(
@@ -195,9 +195,10 @@ class SqlReader:
         """See `Reader`."""
         values = {"tenant": tenant, "policy": policy, "since_s": since_s}
         if outcomes:
-            found = self._session.rows(_OUTCOMES_NAMED, values | {"outcomes": tuple(outcomes)})
+            each = (self._session.seek(_OUTCOMES_OF_ONE, values | {"outcome": outcome}) for outcome in set(outcomes))
+            found = [row for rows in each for row in rows]
         else:
-            found = self._session.seek(_ALL_OUTCOMES, values)
+            found = list(self._session.seek(_ALL_OUTCOMES, values))
         return {outcome: int(count) for outcome, count in found}
 
     def switches(self) -> Mapping[str, Switch]:

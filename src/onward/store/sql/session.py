@@ -42,14 +42,16 @@ class Backend:
 
 
 class Lookup:
-    """A query compiled once for each database. Its only values are named ones."""
+    """A statement compiled once for each database. Its only values are named ones."""
 
     __slots__ = ("constants", "texts")
 
-    def __init__(self, query: sa.Select[Any]) -> None:
+    def __init__(self, *query: sa.Select[Any] | sa.Update | sa.Insert) -> None:
+        """`query`: one for both databases, or one for SQLite and one for PostgreSQL."""
         # The drivers' styles for values by name. SQLAlchemy declares no types for making a dialect.
         dialects: tuple[Any, ...] = (sqlite.dialect(paramstyle="named"), postgresql.dialect(paramstyle="pyformat"))  # type: ignore[no-untyped-call]
-        compiled = [query.compile(dialect=dialect) for dialect in dialects]
+        queries = query * 2 if len(query) == 1 else query
+        compiled = [one.compile(dialect=dialect) for one, dialect in zip(queries, dialects, strict=True)]
         self.texts = {each.dialect.name: str(each) for each in compiled}
         self.constants = {name: value for each in compiled for name, value in each.params.items() if value is not None}
 
@@ -122,6 +124,13 @@ class Session:
             return 0
         try:
             return self.connection.execute(statement, values).rowcount
+        except self._backend.errors as failed:
+            raise self._failure(failed) from failed
+
+    def repeat(self, statement: Lookup, many: Sequence[Values]) -> None:
+        """Run a statement with each of the values, past SQLAlchemy's execution."""
+        try:
+            self._driver.cursor().executemany(statement.texts[self.dialect], many)
         except self._backend.errors as failed:
             raise self._failure(failed) from failed
 

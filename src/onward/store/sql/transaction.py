@@ -7,7 +7,7 @@ else is written goes to the database at once, behind a savepoint where there is 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import sqlalchemy as sa
@@ -17,7 +17,7 @@ from onward.store import tables as t
 from onward.store.chain import link
 from onward.store.records import Action, ActionDraft, ActionState, AuditDraft, AuditEntry, Switch
 from onward.store.sql.outbox import OutboxWrites
-from onward.store.sql.pending import Pending
+from onward.store.sql.pending import NOTHING, Mark, Pending
 from onward.store.sql.people import PeopleWrites
 from onward.store.sql.rows import ACTION, action_of
 from onward.store.sql.session import Lookup, Session
@@ -48,7 +48,7 @@ class SqlTransaction(OutboxWrites, PeopleWrites):
         self._last: AuditEntry | None = None
         self._knows_last = False
         self._switches: Mapping[str, Switch] | None = None
-        self._mark: tuple[int, int, int] | None = None
+        self._mark: Mark | None = None
         self._before: Pending | None = None
 
     def end(self) -> bool:
@@ -90,7 +90,7 @@ class SqlTransaction(OutboxWrites, PeopleWrites):
 
     def flush(self) -> None:
         """Send what waits."""
-        if self._pending.mark() != (0, 0, 0):
+        if self._pending.mark() != NOTHING:
             self.write_through()
             self._pending.send(self._session)
 
@@ -112,7 +112,8 @@ class SqlTransaction(OutboxWrites, PeopleWrites):
 
     def action(self, action_id: str) -> Action | None:
         """See `Reader`."""
-        return self._pending.actions.get(action_id) or super().action(action_id)
+        pending = self._pending
+        return pending.actions.get(action_id) or pending.moved.get(action_id) or super().action(action_id)
 
     def actions(self, state: ActionState, *, tenant: str | None = None, limit: int = 100) -> list[Action]:
         """See `Reader`."""
@@ -122,7 +123,14 @@ class SqlTransaction(OutboxWrites, PeopleWrites):
     def actions_of(self, decision_id: str) -> list[Action]:
         """See `Reader`."""
         waiting = [action for action in self._pending.actions.values() if action.draft.decision_id == decision_id]
-        return super().actions_of(decision_id) + waiting
+        moved = self._pending.moved
+        return [moved.get(one.draft.action_id, one) for one in super().actions_of(decision_id)] + waiting
+
+    def _change(self, actions: Sequence[Action]) -> None:
+        if any(action.draft.action_id in self._pending.actions for action in actions):
+            self.flush()
+        for action in actions:
+            self._pending.add_move(action)
 
     def backlog(self) -> Mapping[ActionState, int]:
         """See `Reader`."""
@@ -165,6 +173,7 @@ class SqlTransaction(OutboxWrites, PeopleWrites):
         tenant, key, action_id = valid(draft).tenant, draft.idempotency_key, draft.action_id
         values = {"tenant": tenant, "idempotency_key": key, "action_id": action_id}
         found = [action_of(row) for row in self._session.seek(_RESERVED, values)]
+        found = [self._pending.moved.get(one.draft.action_id, one) for one in found]
         found += filter(None, (self._pending.idempotency.get((tenant, key)), self._pending.actions.get(action_id)))
         for taken in found:
             if (taken.draft.tenant, taken.draft.idempotency_key) == (tenant, key):
