@@ -34,7 +34,7 @@ def build(out: Path, *, progress: Progress) -> None:
         shutil.copyfile(members[LICENCE], out / "LICENCE.txt")
     # No words are expected of the examples: the text is another one on every machine. That it passes its checks is.
     (out / "examples.jsonl").write_text(
-        "".join(json.dumps({"name": item["product"], "input": item}) + "\n" for item in products()[:2]),
+        "".join(json.dumps({"name": item["product"], "input": item, "answer": {}}) + "\n" for item in products()[:2]),
         encoding="utf-8",
     )
     progress("done", 1.0)

@@ -11,8 +11,9 @@ from onward.package.manifest import load_manifest
 from onward.package.package import open_package
 from onward.pipeline import Pipeline
 from onward.stages import StagedPipeline
+from onward.streaming import STREAMING_BACKENDS, StreamingPipeline
 
-AnyPipeline: TypeAlias = Pipeline | StagedPipeline
+AnyPipeline: TypeAlias = Pipeline | StreamingPipeline | StagedPipeline
 
 
 def open_pipeline(path: str | Path, *, check: bool = True, repositories: Sequence[Path] = ()) -> AnyPipeline:
@@ -25,4 +26,6 @@ def open_pipeline(path: str | Path, *, check: bool = True, repositories: Sequenc
     if manifest.stages:
         open_stage = partial(open_pipeline, check=check, repositories=repositories)
         return StagedPipeline.open(path, open_stage, repositories=repositories, check=check)
+    if manifest.execute.backend in STREAMING_BACKENDS:
+        return StreamingPipeline.open(path, check=check)
     return Pipeline.open(path, check=check)

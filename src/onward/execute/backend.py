@@ -5,11 +5,11 @@ Knows nothing of packages, files or HTTP. A backend is driven from one thread at
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
-from onward.types import Array, CancelToken, Event, Item, TensorSpec
+from onward.types import Array, CancelToken, Event, TensorSpec
 
 
 @runtime_checkable
@@ -49,14 +49,21 @@ class Admission:
 
 @runtime_checkable
 class Streaming(Protocol):
-    """An engine that schedules by itself: we admit, count tokens, hand events on and cancel."""
+    """An engine that schedules by itself: we admit, count tokens, hand events on and cancel.
 
-    def admit(self, item: Item) -> Admission:
-        """Check the item and count its cost in tokens. Raises `InputError` or `TooLarge`."""
+    What it is asked is a `Prompt` where it generates text, a `Speech` where it speaks. Several threads may each drive
+    a stream of their own.
+    """
+
+    def admit(self, asked: Any, /) -> Admission:
+        """Check what is asked and count its cost in tokens. Raises `InputError` or `TooLarge`."""
         ...
 
-    def stream(self, item: Item, cancel: CancelToken) -> Iterator[Event]:
-        """The answer, piece by piece; the last event has kind "end". Ends within one step of `cancel`."""
+    def stream(self, asked: Any, cancel: CancelToken, /) -> Generator[Event, None, None]:
+        """The answer, piece by piece; the last event has kind "end" and the whole as its attribute "answer".
+
+        Ends within one step of `cancel`, then without an "end", and when the generator is closed.
+        """
         ...
 
     def close(self) -> None:

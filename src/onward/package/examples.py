@@ -125,7 +125,8 @@ def _example(line: bytes, number: int, where: str, folder: Path) -> Example:
     for key in ("input", "answer", "tensors"):
         if not isinstance(values.get(key, {}), dict):
             raise PackageError(f"{key} is not an object", where=where, expected=f'"{key}": {{name: value}}')
-    if "input" not in values or not (values.get("answer") or values.get("tensors")):
+    # "answer": {} is meant: that there is an answer at all, where its words are others each time.
+    if "input" not in values or not (values.get("tensors") or "answer" in values):
         raise PackageError("incomplete", where=where, expected="input, and answer or tensors or both")
     tolerance = values.get("tolerance", TOLERANCE)
     if isinstance(tolerance, bool) or not isinstance(tolerance, int | float) or not 0 <= tolerance < math.inf:

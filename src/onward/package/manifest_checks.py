@@ -11,6 +11,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from onward.package.features import check_profile
+from onward.package.manifest_sampling import SETTABLE
 from onward.package.manifest_stages import check_stages
 from onward.package.records import (
     Catalogue,
@@ -42,6 +43,8 @@ def check_manifest(manifest: Manifest, document: Document) -> None:
     needs_no_default = {feature.name for feature in manifest.features if feature.default is not None}
     if manifest.profile is not None:
         needs_no_default.add(manifest.profile.entity)
+    if manifest.execute.backend == "llama":
+        needs_no_default.update(SETTABLE)
     for index, field in enumerate(manifest.inputs):
         missing_is_nan = field.name in unknown_is_nan
         free = field.name in needs_no_default

@@ -11,6 +11,11 @@ from onward.package.sections import Document, Section, shown
 from onward.types import Sampling
 
 MAX_STOPS = 16
+SETTABLE = (
+    "max_tokens", "temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repeat_penalty",
+    "seed", "stop",
+)  # fmt: skip
+"""Values that an input of the same name sets for its request; left out, the manifest's counts."""
 
 
 def read_sampling(document: Document) -> Sampling:
