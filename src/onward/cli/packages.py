@@ -16,7 +16,7 @@ from onward.cli.options import FILE, as_json
 @click.option("--outputs", default="", help="Further outputs, by name, that are computed only on request.")
 @click.option("--json", "as_json", is_flag=True, help="JSON lines even in a terminal.")
 def run(package: str, inputs: tuple[str, ...], outputs: str, as_json: bool) -> None:
-    """Answer INPUTs here: JSON, text, files (.json .jsonl .txt, images), or - for standard input."""
+    """Answer INPUTs here: JSON, text, files (.json .jsonl .txt, images, sound), or - for standard input."""
     from onward.runners import local
 
     local.run(package, inputs, outputs=tuple(filter(None, map(str.strip, outputs.split(",")))), as_json=as_json)

@@ -22,13 +22,16 @@ from onward.package.pack import pack as pack_source
 from onward.package.package import Package, is_package, open_package
 from onward.package.repository import Repository
 from onward.runners import terminal
-from onward.types import Field, Input, Item, Result, TensorSpec
+from onward.streaming import STREAMING_BACKENDS, StreamingPipeline
+from onward.types import CancelToken, Field, Input, Item, Result, TensorSpec
 
 if TYPE_CHECKING:  # only where a package has a policy
     from onward.decide.rules import Rules
 
 DEFAULT_REPOSITORY = Path("var/repository")
-_NEVER_JSON = frozenset({".txt", ".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
+_NEVER_JSON = frozenset({
+    ".txt", ".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".wav", ".flac", ".ogg", ".mp3", ".opus",
+})  # fmt: skip
 
 
 def run(package: str, inputs: Sequence[str], *, outputs: tuple[str, ...], as_json: bool) -> None:
@@ -37,6 +40,10 @@ def run(package: str, inputs: Sequence[str], *, outputs: tuple[str, ...], as_jso
     with open_pipeline(find(package), check=False, repositories=[DEFAULT_REPOSITORY]) as pipeline:
         for name, value in read_inputs(inputs, pipeline.manifest.inputs):
             started = time.perf_counter()
+            if pretty and isinstance(pipeline, StreamingPipeline):
+                events = pipeline.stream(value, CancelToken(), outputs=outputs)
+                terminal.show_stream(name, events, started)
+                continue
             result = pipeline(value, outputs=outputs)
             elapsed_s = time.perf_counter() - started
             if pretty:
@@ -153,7 +160,7 @@ def read_inputs(arguments: Sequence[str], fields: Sequence[Field]) -> Iterator[t
         elif _is_file(argument):
             path = Path(argument)
             yield from _of_bytes(path.name, path.read_bytes(), path.suffix.lower(), fields)
-        elif (field := _only(fields, "text")) is not None:
+        elif (field := _written(fields)) is not None:
             yield argument, {field.name: argument}
         else:
             raise InputError(
@@ -164,7 +171,7 @@ def read_inputs(arguments: Sequence[str], fields: Sequence[Field]) -> Iterator[t
 
 def _tensors(package: Package) -> tuple[Sequence[TensorSpec], Sequence[TensorSpec]]:
     """The tensors of a package's batched graphs, found without running any of its code."""
-    if package.manifest.stages:
+    if package.manifest.stages or package.manifest.execute.backend in STREAMING_BACKENDS:
         return (), ()
     if package.manifest.execute.backend == "python":
         return specs_of(package.manifest)
@@ -181,15 +188,15 @@ def plain_result(name: str, result: Result) -> Mapping[str, Any]:
 
 
 def _of_bytes(name: str, data: bytes, suffix: str, fields: Sequence[Field]) -> Iterator[tuple[str, Input]]:
-    image, text = _only(fields, "image"), _only(fields, "text")
+    media, text = _only(fields, "image", "audio"), _written(fields)
     if suffix == ".jsonl":
         for number, line in enumerate(data.splitlines(), 1):
             if line.strip():
                 yield from _of_json(f"{name}:{number}", line, fields)
     elif suffix == ".json" or (suffix not in _NEVER_JSON and _is_read_as_json(data, fields)):
         yield from _of_json(name, data, fields)
-    elif image is not None and suffix != ".txt":
-        yield name, {image.name: data}
+    elif media is not None and suffix != ".txt":
+        yield name, {media.name: data}
     elif text is not None:
         try:
             yield name, {text.name: data.decode().rstrip("\n")}
@@ -203,7 +210,7 @@ def _is_read_as_json(data: bytes, fields: Sequence[Field]) -> bool:
     """Whether to read what begins as JSON as JSON; where the package takes text, only what is JSON to its end."""
     if data.lstrip()[:1] not in (b"{", b"["):
         return False
-    if _only(fields, "text") is None:
+    if _written(fields) is None:
         return True
     try:
         msgspec.json.decode(data)
@@ -242,9 +249,14 @@ def _bytes_of(name: str, value: Any) -> Any:
         raise MalformedBody(where=name, expected="base64", found=str(error)) from None
 
 
-def _only(fields: Sequence[Field], content: str) -> Field | None:
-    found = [field for field in fields if field.content == content]
+def _only(fields: Sequence[Field], *contents: str) -> Field | None:
+    found = [field for field in fields if field.content in contents]
     return found[0] if len(found) == 1 else None
+
+
+def _written(fields: Sequence[Field]) -> Field | None:
+    """The field that a bare text is for; in a chat, it is what the person says."""
+    return _only(fields, "text", "chat")
 
 
 def _is_file(argument: str) -> bool:

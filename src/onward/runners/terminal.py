@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from onward.types import Blob, Result
+from onward.types import Blob, Event, Result
 
 _console = Console(highlight=False)
 _BAR_WIDTH = 24
@@ -25,6 +26,28 @@ def show_answer(name: str, result: Result, elapsed_s: float) -> None:
     if result.decision is not None:
         reasons = ", ".join(result.decision.reasons)
         _console.print(f"  decision [bold]{escape(result.decision.outcome)}[/]  [dim]{escape(reasons)}[/]")
+
+
+def show_stream(name: str, events: Iterator[Event], started_s: float) -> None:
+    """An answer as it is written, word by word; then what else it holds, and how long it took."""
+    _console.print(f"[bold]{escape(_shortened(name))}[/]")
+    said = ""
+    first_s = 0.0
+    for event in events:
+        if event.kind == "delta" and event.text:
+            first_s = first_s or time.perf_counter() - started_s
+            said += event.text
+            _console.out(event.text, end="", highlight=False)
+        elif event.kind == "notice":
+            _console.print(f"[dim]{escape(event.text)}[/]")
+        elif event.result is not None:
+            _console.print()
+            rest = {key: value for key, value in event.result.answer.items() if value != said.strip() and value != said}
+            if rest:
+                _console.print(answer_table(rest))
+            package = event.result.package
+            times = f"first word {first_s * 1e3:.0f} ms, all {(time.perf_counter() - started_s) * 1e3:.0f} ms"
+            _console.print(f"[dim]{package.name} {package.version} · {times}[/]")
 
 
 def answer_table(answer: Mapping[str, Any]) -> Table:
@@ -143,9 +166,17 @@ def step_line(step: Mapping[str, Any]) -> str:
         condition = f" is {' or '.join(map(str, step['values']))}" if step["values"] else " holds something"
         only = _aside(f"only where {step['when']}{condition}") if step["when"] else ""
         return f"{step['name']}  {step['package']} {step['version']}: {sources}{only}"
-    source = step["file"] if kind == "onnx" else step["entry"]
+    if "backend" not in step:
+        settings = {key: value for key, value in step.items() if key != "step"}
+        return f"{kind}  {_shortened(_pairs(settings))}"
+    source = step["entry"] if kind == "python" else step["file"]
     threads = f"{step['threads']} thread(s)" if step["threads"] else "a thread for every core"
     return f"{kind}  {source}" + _aside(f"{step['instances']} instance(s)", threads, ", ".join(step["providers"]))
+
+
+def _shortened(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= 200 else line[:199] + "…"
 
 
 def _aside(*words: str) -> str:
