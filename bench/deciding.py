@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 NAME = "tiny"
+UNDECIDED = "tiny-undecided"
+"""The same package without a policy: what the same requests cost where nothing is decided."""
 ACTION = "hold"
 BODIES = 64
 ACTING = 4
@@ -60,13 +62,14 @@ def policy_text() -> str:
 
 
 def write_repository(folder: Path) -> Path:
-    """Write the package as `folder/tiny/1.0.0`; returns `folder`, a repository."""
+    """Write the package, and the same without a policy, into `folder`; returns it, a repository."""
     from onward.package.assembly import assemble
     from onward.testing import tiny_package
 
     package = tiny_package(folder / NAME / "1.0.0", lock=False)
     (package / "policy.toml").write_text(policy_text(), "utf-8")
     assemble(package)
+    tiny_package(folder / UNDECIDED / "1.0.0", name=UNDECIDED)
     return folder
 
 

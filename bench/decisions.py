@@ -5,7 +5,8 @@
 A real `onward serve` of a tiny package with a policy of 20 rules. Four of 64 requests want an action, or all of them:
 the relay in the same process sends it to a service beside it. The raw limit writes the very rows of that run again with
 the database's own driver and nothing else, in groups as large as the connections allow, into the same tables with the
-same settings. Closed loop by wrk; open loop (requests at random times, whether or not earlier ones are answered) by us.
+same settings; beside it stand the same requests to the same package without a policy. Closed loop by wrk; open loop
+(requests at random times, whether or not earlier ones are answered) by us.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import statistics
 import sys
 import tempfile
 import time
+import urllib.request
 import warnings
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -38,6 +40,7 @@ SHARES = ("one in 16 acts", "every one acts")
 TABLES = ("audit", "actions", "outcomes")
 RAW_ROWS = 20_000
 PATH = f"/models/{deciding.NAME}"
+UNDECIDED_PATH = f"/models/{deciding.UNDECIDED}"
 Figures = dict[str, Any]
 
 
@@ -82,15 +85,25 @@ def _round(kind: str, share: str, folder: Path, seconds: int) -> Figures:
         argv += ["--admin-port", str(port + 1), "--store", url, "--actions", str(actions)]
         argv += ["--key-file", str(folder / "key")]
         target = Launch(argv=[sys.executable, "-m", "bench.target", str(target_port)])
-        with Server(target, target_port, folder / "target.log"), Server(Launch(argv=argv), port, folder / "log") as one:
+        with (
+            Server(target, target_port, folder / "target.log") as service,
+            Server(Launch(argv=argv), port, folder / "log") as one,
+        ):
+            service.wait_ready("/count")  # an action that finds nobody opens the breaker, and the relay waits
             one.wait_ready("/v2/health/ready")
             drive(port, PATH, folder / "bodies", deciding.BODIES, 32, 1)
             for connections in CONNECTIONS:
+                plain = drive(port, UNDECIDED_PATH, folder / "bodies", deciding.BODIES, connections, seconds)
+                before = _carried_out(target_port)
+                started = time.perf_counter()
                 load = drive(port, PATH, folder / "bodies", deciding.BODIES, connections, seconds)
-                if load.errors:
-                    raise SystemExit(f"{load.errors} errors with {connections} connections")
+                carried_out = _carried_out(target_port) - before
+                elapsed_s = time.perf_counter() - started
+                if load.errors or plain.errors:
+                    raise SystemExit(f"{load.errors} + {plain.errors} errors with {connections} connections")
                 figures[f"{connections} connections"] = {
                     "decisions_per_s": load.requests_per_s, "p50_ms": load.p50_us / 1e3, "p99_ms": load.p99_us / 1e3,
+                    "carried_out_per_s": carried_out / elapsed_s, "undecided_per_s": plain.requests_per_s,
                 }  # fmt: skip
             for rate in RATES_PER_S:
                 seen = asdict(steady(port, PATH, bodies, per_s=rate, seconds=seconds))
@@ -105,6 +118,12 @@ def _round(kind: str, share: str, folder: Path, seconds: int) -> Figures:
             reached = figures[f"{group} connections"]["decisions_per_s"]
             figures[f"raw, groups of {group}"] = {"decisions_per_s": limit, "share_reached": reached / limit}
     return figures
+
+
+def _carried_out(port: int) -> int:
+    """How many actions have reached the service."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/count", timeout=10) as answer:
+        return int(json.loads(answer.read())["distinct"])
 
 
 def _durability(url: str) -> str:
