@@ -64,7 +64,7 @@ class StreamingPipeline:
 
             self._speech = SpeechPreparation(self.manifest)
         else:
-            self._prompts = PromptPreparation(self.manifest, self.writing)
+            self._prompts = PromptPreparation(self.manifest)
         self.engine = engine if engine is not None else _engine(package)
 
     @classmethod
@@ -128,7 +128,12 @@ class StreamingPipeline:
         if self._prompts is None:
             return Work(item=item, asked=self._speech(item), outputs=tuple(outputs))
         values = self._prompts.complete(item)
-        return Work(item=values, asked=self._prompts(values), outputs=tuple(outputs))
+        prompt = self._prompts(values)
+        grammar = self.writing.grammar(values)
+        schema = None if grammar else self.writing.schema(values)
+        if grammar or schema is not None:
+            prompt = replace(prompt, sampling=replace(prompt.sampling, grammar=grammar, json_schema=schema))
+        return Work(item=values, asked=prompt, outputs=tuple(outputs))
 
     def admit(self, work: Work | Prompt | Speech) -> Admission:
         """What the engine will read and, at most, write in one attempt. Raises `InputError`, `TooLarge`."""

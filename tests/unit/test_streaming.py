@@ -117,6 +117,13 @@ def test_a_text_is_told_only_once_it_has_passed_its_check_and_another_seed_is_tr
     assert [asked.sampling.seed for asked in engine.asked] == [7, 8]
 
 
+def test_a_checked_text_is_asked_for_with_a_grammar(tmp_path: Path) -> None:
+    engine = Engine(["Long enough now."])
+    with pipeline(tmp_path, engine, CHECKED) as writer:
+        assert writer("Hello.").answer == {"text": "Long enough now."}
+    assert engine.asked[0].sampling.grammar.startswith("root ::=")
+
+
 def test_where_no_attempt_passes_there_is_an_error_and_no_text(tmp_path: Path) -> None:
     engine = Engine(["too short"])
     with pipeline(tmp_path, engine, CHECKED) as writer, pytest.raises(ExecutionError, match="3 attempts"):

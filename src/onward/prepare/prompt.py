@@ -11,7 +11,6 @@ from dataclasses import replace
 from typing import Any
 
 from onward.errors import InputError, OutOfRange, TooLarge, WrongDatatype
-from onward.generate.prose import Writing
 from onward.package.records import Manifest, PromptStep
 from onward.prepare.fields import ItemNames, describe, field_array, shown, value_of
 from onward.types import Field, Item, Prompt, Sampling
@@ -24,14 +23,13 @@ _MAX_SEED = (1 << 32) - 1
 class PromptPreparation:
     """The step `prompt` of one package. An input named as a value of `[sampling]` sets it for its request."""
 
-    def __init__(self, manifest: Manifest, writing: Writing) -> None:
+    def __init__(self, manifest: Manifest) -> None:
         step = next((step for step in manifest.prepare if isinstance(step, PromptStep)), None)
         self._step = step if step is not None else PromptStep(messages=_only_chat(manifest.inputs))
         self._fields = {field.name: field for field in manifest.inputs}
         self._names = ItemNames(manifest.inputs)
         self._sampling = manifest.sampling
         self._max_characters = manifest.limits.characters
-        self._writing = writing
 
     def complete(self, item: Item) -> dict[str, Any]:
         """The item with its defaults, each value checked. Raises `InputError`."""
@@ -64,12 +62,7 @@ class PromptPreparation:
 
     def _picking(self, values: Mapping[str, Any]) -> Sampling:
         asked = {name: check(name, values[name]) for name, check in _SETTABLE.items() if name in values}
-        sampling = replace(self._sampling, **asked)
-        if not sampling.grammar:
-            grammar = self._writing.grammar(values)
-            schema = None if grammar else self._writing.schema(values)
-            sampling = replace(sampling, grammar=grammar, json_schema=schema)
-        return sampling
+        return replace(self._sampling, **asked)
 
 
 def _only_chat(fields: Sequence[Field]) -> str:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from onward.errors import InputError, MissingInput, OutOfRange, TooLarge, WrongDatatype
-from onward.generate.prose import Writing
 from onward.package.manifest import parse_manifest
 from onward.prepare.prompt import PromptPreparation
 from onward.types import Prompt
@@ -68,7 +66,7 @@ template = "Write about {product}, {tone}. {this} stays."
 
 def asked(section: str, item: dict[str, Any]) -> Prompt:
     manifest = parse_manifest(HEAD + section)
-    preparation = PromptPreparation(manifest, Writing(manifest, Path()))
+    preparation = PromptPreparation(manifest)
     return preparation(preparation.complete(item))
 
 

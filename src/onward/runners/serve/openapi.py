@@ -12,6 +12,7 @@ import onward
 from onward.flow import STAGES_MS
 from onward.package.records import Catalogue, Labels, Named
 from onward.runners.serve.models import AnyServed
+from onward.runners.serve.openai import described as openai
 from onward.runners.serve.staged import StagedModel
 from onward.types import Field
 
@@ -51,13 +52,13 @@ def document(served: Iterable[AnyServed], newest: Iterable[AnyServed]) -> Schema
     for model in served:
         path = f"/models/{model.id.name}/versions/{model.id.version}"
         paths[path] = {"post": _operation(model, model.id.version)}
-    paths |= _fixed()
+    paths |= _fixed() | openai.paths()
     return {
         "openapi": "3.1.0",
         "info": {"title": "Onward", "version": onward.__version__, "description": "AI inference: models and what "
                  "the business makes of their answers."},
         "paths": paths,
-        "components": {"schemas": {"Error": _error_schema(), "Decision": _decision_schema()}},
+        "components": {"schemas": {"Error": _error_schema(), "Decision": _decision_schema()} | openai.components()},
     }  # fmt: skip
 
 
