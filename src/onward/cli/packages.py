@@ -68,7 +68,8 @@ def verify(package: str, as_json: bool) -> None:
 def pack(source: Path, out: Path, **options: Any) -> None:
     """Make a package from SOURCE, a model file or folder. OUT may end in .onward.
 
-    SOURCE is an ONNX file, a folder with a manifest, the folder of a BERT encoder, or an EfficientNet-lite .pth.
+    SOURCE is an ONNX or GGUF file, a folder with a manifest, the folder of a BERT encoder, or an EfficientNet-lite
+    .pth.
     """
     from onward.runners import local
 

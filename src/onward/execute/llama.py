@@ -115,7 +115,10 @@ class LlamaBackend:
         if not asked.messages:
             return asked.text
         if not self.has_template:
-            raise InputError("this model has no chat template", where="messages", expected="a text to go on with")
+            if len(asked.messages) > 1:
+                expected = "one message, which the model goes on with"
+                raise InputError("this model has no chat template", where="messages", expected=expected)
+            return str(asked.messages[0]["content"])
         return self._socket.rendered(tools.messages(asked.messages))
 
     @contextlib.contextmanager

@@ -103,7 +103,7 @@ def _named_files(manifest: Manifest) -> list[tuple[str, str]]:
             named.append((f"prepare[{index}].file", prepared.file))
     if manifest.stages:
         pass  # no model of its own
-    elif manifest.execute.backend == "onnx":
+    elif manifest.execute.backend != "python":
         named.append(("execute.file", manifest.execute.file))
     else:
         named.append(("execute.entry", f"{manifest.execute.entry.split(':')[0]}.py"))

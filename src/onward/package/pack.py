@@ -39,7 +39,8 @@ RunPackage: TypeAlias = Callable[[Path, Sequence[Item]], Sequence[Result]]
 STATE_DICT_SUFFIXES = frozenset({".pth", ".pt"})
 CONFIG_FILE = "config.json"
 """What the folder of a Hugging Face model has and a folder to be packed as it is has not."""
-_KINDS = "an .onnx file, a folder with a manifest, the folder of a BERT encoder, an EfficientNet-lite .pth"
+GGUF_SUFFIX = ".gguf"
+_KINDS = "an .onnx or .gguf file, a folder with a manifest, the folder of a BERT encoder, an EfficientNet-lite .pth"
 MAX_EXAMPLES = 5
 MAX_EXAMPLE_VALUES = 500_000
 MAX_PIPELINE_ROWS = 1024
@@ -63,11 +64,11 @@ def pack(
 ) -> Package:
     """Pack a trained model into the folder `out`, or an archive where `out` ends in `.onward`.
 
-    `source` is an ONNX file, a folder with a manifest, the folder of a BERT encoder, an EfficientNet-lite state dict
-    (.pth), or a scikit-learn or LightGBM estimator; estimators need a `sample` of at least three rows. Encoders and
-    state dicts are compared with a `reference`: an .npz file (or its arrays) of what the original gave, on 64 inputs
-    or more; without one they are packed and the lock says `compared = false`. `labels` names a state dict's classes,
-    one a line.
+    `source` is an ONNX or GGUF file, a folder with a manifest, the folder of a BERT encoder, an EfficientNet-lite
+    state dict (.pth), or a scikit-learn or LightGBM estimator; estimators need a `sample` of at least three rows.
+    Encoders and state dicts are compared with a `reference`: an .npz file (or its arrays) of what the original gave,
+    on 64 inputs or more; without one they are packed and the lock says `compared = false`. `labels` names a state
+    dict's classes, one a line.
 
     Every output may differ from the original's by `tolerance` (1e-5 unless given, 1e-4 for the logits of a state
     dict), times the original's size where that is above 1. `run_package` runs the finished package as it will be
@@ -95,6 +96,8 @@ def pack(
             assemble(folder, parity=compare_graph(draft, folder))
             if run_package is not None and draft.items:
                 _compare_package(draft, run_package, folder)
+            elif run_package is not None and draft.manifest.execute.backend != "onnx":
+                run_package(folder, ())  # opened, it answers its golden examples
         return _settle(folder, out)
     finally:
         shutil.rmtree(workplace, ignore_errors=True)
@@ -174,6 +177,11 @@ def _draft_of_path(path: Path, info: PackageInfo, original: _Original) -> Draft:
         original.refuse("a state dict", "reference", "labels")
         labels = Path(original.labels) if original.labels is not None else None
         return draft_of_vision(path, info, labels=labels, reference=original.reference, tolerance=tolerance)
+    if path.suffix.lower() == GGUF_SUFFIX:
+        from onward.package.importers.gguf import draft_of_gguf
+
+        original.refuse("a GGUF file")
+        return draft_of_gguf(path, info)
     if path.suffix.lower() == ".onnx":
         original.refuse("an ONNX file", "sample")
         return draft_of_onnx(path, info, sample=original.sample, tolerance=tolerance)
