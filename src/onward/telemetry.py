@@ -79,6 +79,24 @@ class ModelMetrics:
         self.shed[reason] = self.shed.get(reason, 0) + 1
 
 
+class StreamMetrics:
+    """The counters of one model version that streams: tokens, or pieces of speech."""
+
+    __slots__ = (
+        "cached_tokens", "first_s", "generated_tokens", "name", "prompt_tokens", "queued_tokens", "running", "token_s",
+        "version",
+    )  # fmt: skip
+
+    def __init__(self, name: str, version: str) -> None:
+        self.name = name
+        self.version = version
+        self.first_s = Histogram(DURATION_BOUNDS_S)
+        self.token_s = Histogram(DURATION_BOUNDS_S)
+        self.prompt_tokens = self.generated_tokens = self.cached_tokens = 0
+        self.running = 0
+        self.queued_tokens = 0
+
+
 class DecisionMetrics:
     """The decisions of one model version's policy."""
 
@@ -151,6 +169,48 @@ class ModelCollector(Collector):
         yield queued
         yield failures
         yield shed
+
+
+class StreamCollector(Collector):
+    """Renders the counters of what streams."""
+
+    def __init__(self, streamed: Callable[[], Iterable[StreamMetrics]]) -> None:
+        self._streamed = streamed
+
+    def describe(self) -> list[CounterMetricFamily]:
+        """Nothing fixed: the families depend on what is served."""
+        return []
+
+    def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily]:
+        """One family a metric, one sample a model version."""
+        streamed = list(self._streamed())
+        labels = ["model", "version"]
+        for attribute, name, text in (
+            ("first_s", "onward_time_to_first_token_seconds", "From a stream's admission to its first piece"),
+            ("token_s", "onward_time_per_output_token_seconds", "Between two pieces of a stream"),
+        ):
+            histograms = HistogramMetricFamily(name, text, labels=labels)
+            for model in streamed:
+                histogram: Histogram = getattr(model, attribute)
+                histograms.add_metric([model.name, model.version], histogram.cumulative(), histogram.total)
+            yield histograms
+        for attribute, text in (
+            ("prompt_tokens", "Tokens read"),
+            ("generated_tokens", "Tokens written"),
+            ("cached_tokens", "Tokens read of which the engine knew the outcome already"),
+        ):
+            counters = CounterMetricFamily(f"onward_{attribute}", text, labels=labels)
+            for model in streamed:
+                counters.add_metric([model.name, model.version], getattr(model, attribute))
+            yield counters
+        for attribute, name, text in (
+            ("running", "onward_running_streams", "Streams that the engine works at"),
+            ("queued_tokens", "onward_queued_tokens", "Tokens of all streams, running or waiting"),
+        ):
+            gauges = GaugeMetricFamily(name, text, labels=labels)
+            for model in streamed:
+                gauges.add_metric([model.name, model.version], getattr(model, attribute))
+            yield gauges
 
 
 class Backlog(NamedTuple):

@@ -72,7 +72,7 @@ def text(client: openai.OpenAI, **options: Any) -> str:
 
 
 def running_streams(server: Server) -> float:
-    lines = httpx.get(f"{server.admin_url}/metrics").text.splitlines()
+    lines = httpx.get(f"{server.url}/metrics").text.splitlines()
     return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith("onward_running_streams{"))
 
 

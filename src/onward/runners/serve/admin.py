@@ -24,6 +24,7 @@ from onward.runners.serve.app import error_response, on_http_error, on_onward_er
 from onward.runners.serve.models import AnyServed, Models
 from onward.runners.serve.policies import Policies
 from onward.runners.serve.staged import StagedModel
+from onward.runners.serve.streams import StreamedModel
 
 if TYPE_CHECKING:  # imported where a package has a policy, and then only used here
     from onward.runners.serve.decisions import Decisions
@@ -267,6 +268,10 @@ def _load_of(served: AnyServed) -> dict[str, Any]:
     """How a served version runs, and what waits for it."""
     if isinstance(served, StagedModel):
         return {"stages": [stage.name for stage in served.manifest.stages], "queued_rows": served.items}
+    if isinstance(served, StreamedModel):
+        metrics = served.stream_metrics
+        return {"slots": served.manifest.execute.slots, "running": metrics.running,
+                "queued_tokens": metrics.queued_tokens}  # fmt: skip
     return {
         "inline": served.lane.inline, "batch_s": served.speed.batch_s, "prepare_s": served.speed.prepare_s,
         "queued_rows": served.lane.scheduler.queued_rows,

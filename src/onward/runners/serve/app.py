@@ -39,7 +39,7 @@ from onward.runners.serve.served import ServedModel
 from onward.runners.serve.staged import StagedModel
 from onward.runners.serve.voice.measures import VoiceCollector
 from onward.runners.serve.voice.routes import not_a_socket, voice_endpoint
-from onward.telemetry import DecisionCollector, ModelCollector
+from onward.telemetry import DecisionCollector, ModelCollector, StreamCollector
 from onward.types import Event, Field, TensorSpec
 
 _EXAMPLES = 5
@@ -102,6 +102,7 @@ class Endpoints:
         self._policies = policies
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(ModelCollector(models.metrics))
+        self._registry.register(StreamCollector(models.stream_metrics))
         if policies is not None:
             self._registry.register(DecisionCollector(policies.metrics, policies.backlog))
 

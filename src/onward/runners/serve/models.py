@@ -26,12 +26,14 @@ from onward.runners.serve.policies import Policies
 from onward.runners.serve.sent_events import is_asked_for
 from onward.runners.serve.served import ServedModel, Speed
 from onward.runners.serve.staged import StagedModel
-from onward.telemetry import ModelMetrics
+from onward.runners.serve.streams import StreamedModel
+from onward.streaming import STREAMING_BACKENDS, StreamingPipeline
+from onward.telemetry import ModelMetrics, StreamMetrics
 
 _log = logging.getLogger("onward.serve")
 _MEASURED_ITEMS = 4
 T = TypeVar("T")
-AnyServed: TypeAlias = ServedModel | StagedModel
+AnyServed: TypeAlias = ServedModel | StreamedModel | StagedModel
 Stamp: TypeAlias = tuple[int, ...]
 """When a file last changed, as the file system tells it; empty where it tells nothing."""
 
@@ -105,6 +107,10 @@ class Models:
     def metrics(self) -> Iterable[ModelMetrics]:
         """The counters of every served version."""
         return [served.metrics for served in self.all()]
+
+    def stream_metrics(self) -> Iterable[StreamMetrics]:
+        """The counters of every served version that streams."""
+        return [served.stream_metrics for served in self.all() if isinstance(served, StreamedModel)]
 
     async def scan(self) -> None:
         """Serve the newest versions of each model that load, and no longer what is gone. What goes wrong is logged."""
@@ -250,6 +256,11 @@ class Models:
             if isinstance(opened, Package):
                 self._waiting[name, version] = opened  # at the end of the scan its stages are served
                 return
+            if isinstance(opened, StreamingPipeline):
+                self.failed.pop((name, version), None)
+                self._swap_in(StreamedModel(opened, self._pool))
+                _log.info("%s %s is ready: %d streams at a time", name, version, opened.manifest.execute.slots)
+                return
             pipeline, speed = opened
             try:
                 served = ServedModel(pipeline, speed, self._pool)
@@ -276,14 +287,23 @@ class Models:
         error.__cause__ = error.__context__ = None
         self.failed[name, version] = error.with_traceback(None)
 
-    def _open(self, name: str, version: str) -> tuple[Pipeline, Speed] | Package:
-        """The pipeline of a version, warm, and how fast it is; a package of stages as it is."""
+    def _open(self, name: str, version: str) -> tuple[Pipeline, Speed] | StreamingPipeline | Package:
+        """The pipeline of a version, warm, and how fast it is, unless it streams; a package of stages as it is."""
         folder = self._repository.path(name, version)
         self._stamps[name, version] = _stamps_of(folder)  # first: what changes while it loads is seen by the next scan
-        if load_manifest(folder).stages:
+        manifest = load_manifest(folder)
+        if manifest.stages:
             package = open_package(folder)
             _check_named(package, name, version)
             return package
+        if manifest.execute.backend in STREAMING_BACKENDS:
+            streaming = StreamingPipeline.open(folder)
+            try:
+                _check_named(streaming.package, name, version)
+            except BaseException:
+                streaming.close()
+                raise
+            return streaming
         pipeline = Pipeline.open(folder)
         try:
             _check_named(pipeline.package, name, version)
@@ -325,7 +345,7 @@ class Models:
         name = served.id.name
         suffix = f"/versions/{version}" if version else ""
         infer = Route(served.handle_infer, max_body_bytes=limit, wants=_is_not_encoded)
-        wants = _is_whole if isinstance(served, StagedModel) else _is_bare
+        wants = _is_bare if isinstance(served, ServedModel) else _is_whole
         plain = Route(served.handle_plain, max_body_bytes=limit, wants=wants)
         for path, route in ((f"/v2/models/{name}{suffix}/infer", infer), (f"/models/{name}{suffix}", plain)):
             # A request whose body is still being read holds its route: it follows the route to the new version.

@@ -48,11 +48,11 @@ def read_items(
     if media_type in ("application/json", "") or media_type.endswith("+json") or is_curl:
         return _items_of_json(body, fields, max_rows)
     kind = media_type.partition("/")[0]
-    wanted = {"text": "text", "image": "image", "audio": "audio"}.get(kind)
-    field = next((field for field in fields if field.content == wanted), None) if wanted else None
+    wanted = {"text": ("text", "chat"), "image": ("image",), "audio": ("audio",)}.get(kind, ())
+    field = next((field for field in fields if field.content in wanted), None)
     if field is None:
         raise UnsupportedMedia(where="Content-Type", expected=accepted_media(fields), found=media_type)
-    if wanted != "text":
+    if kind != "text":
         return [{field.name: bytes(body)}], False
     return [{field.name: decode_text(body, content_type)}], False
 
@@ -74,6 +74,7 @@ def accepted_media(fields: Sequence[Field]) -> str:
     """The media types that a package takes, for an error."""
     media = ["application/json"]
     contents = {field.content for field in fields}
+    contents |= {"text"} if "chat" in contents else set()
     media += [f"{kind}/*" for kind in ("text", "image", "audio") if kind in contents]
     if contents & {"image", "audio"}:
         media.append("multipart/form-data")
