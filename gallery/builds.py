@@ -20,17 +20,9 @@ from onward.package.repository import Repository
 ROOT = Path(__file__).parent.parent
 # The order of building: what is quick and needs little comes first, so that something answers soon.
 NAMES = [
-    "moderation",
-    "vision",
-    "fraud",
-    "recommend",
-    "intent",
-    "embed",
-    "support",
-    "assistant-llm",
-    "copywriter",
+    "moderation", "vision", "fraud", "recommend", "intent", "embed", "support", "assistant-llm", "copywriter", "voice",
     "ocr",
-]
+]  # fmt: skip
 # Whose code and data a package's build reads besides its own.
 _BORROWS = {"embed": ("intent",), "moderation": ("vision",), "support": ("intent",)}
 # What is made of packages: its build is given the repository, in which they are.
