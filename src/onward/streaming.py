@@ -1,7 +1,8 @@
 """A package whose engine streams: prepare → execute piece by piece → generate, as in `onward.pipeline`.
 
-A language model writes, a voice speaks. What is generated may have to pass a check first; then it is generated again
-while it does not, and told only once it has passed. Knows nothing of connections, budgets or metrics.
+A language model writes, a transcriber writes down, a voice speaks. What is generated may have to pass a check first;
+then it is generated again while it does not, and told only once it has passed. Knows nothing of connections, budgets or
+metrics.
 """
 
 from __future__ import annotations
@@ -26,9 +27,10 @@ from onward.types import CancelToken, Event, Input, Item, Prompt, Result, Signat
 
 if TYPE_CHECKING:
     from onward.dialogue.dialogue import Dialogue
-    from onward.prepare.speech import Speech
+    from onward.prepare.speech import Speech, SpeechPreparation
+    from onward.prepare.transcription import Sound, SoundPreparation
 
-STREAMING_BACKENDS = ("llama", "piper")
+STREAMING_BACKENDS = ("llama", "piper", "whisper")
 _log = logging.getLogger("onward.streaming")
 
 
@@ -37,12 +39,12 @@ class Work:
     """An item, brought to what its engine is asked, and the outputs that its answer has beyond the usual ones."""
 
     item: Item
-    asked: Prompt | Speech
+    asked: Prompt | Speech | Sound
     outputs: tuple[str, ...] = ()
 
 
 class StreamingPipeline:
-    """A package of a language model or a voice, opened: call it, or `stream` its answer. Never changes the package."""
+    """A package of a language model, a transcriber or a voice, opened: call it, or `stream` its answer."""
 
     policy: Policy | None = None
     dialogue: Dialogue | None = None
@@ -59,10 +61,15 @@ class StreamingPipeline:
             inputs=self.manifest.inputs, outputs=self.manifest.outputs, tensor_inputs=(), tensor_outputs=()
         )
         self._prompts: PromptPreparation | None = None
+        self._sound: SpeechPreparation | SoundPreparation
         if self.manifest.execute.backend == "piper":
             from onward.prepare.speech import SpeechPreparation
 
-            self._speech = SpeechPreparation(self.manifest)
+            self._sound = SpeechPreparation(self.manifest)
+        elif self.manifest.execute.backend == "whisper":
+            from onward.prepare.transcription import SoundPreparation
+
+            self._sound = SoundPreparation(self.manifest, package.folder)
         else:
             self._prompts = PromptPreparation(self.manifest)
         self.engine = engine if engine is not None else _engine(package)
@@ -126,7 +133,7 @@ class StreamingPipeline:
             if output not in names:
                 raise UnknownOutput(where=output, expected=f"one of {', '.join(names)}", found=repr(output))
         if self._prompts is None:
-            return Work(item=item, asked=self._speech(item), outputs=tuple(outputs))
+            return Work(item=item, asked=self._sound(item), outputs=tuple(outputs))
         values = self._prompts.complete(item)
         prompt = self._prompts(values)
         grammar = self.writing.grammar(values)
@@ -135,11 +142,11 @@ class StreamingPipeline:
             prompt = replace(prompt, sampling=replace(prompt.sampling, grammar=grammar, json_schema=schema))
         return Work(item=values, asked=prompt, outputs=tuple(outputs))
 
-    def admit(self, work: Work | Prompt | Speech) -> Admission:
+    def admit(self, work: Work | Prompt | Speech | Sound) -> Admission:
         """What the engine will read and, at most, write in one attempt. Raises `InputError`, `TooLarge`."""
         return self.engine.admit(work.asked if isinstance(work, Work) else work)
 
-    def run(self, work: Work | Prompt | Speech, cancel: CancelToken) -> Iterator[Event]:
+    def run(self, work: Work | Prompt | Speech | Sound, cancel: CancelToken) -> Iterator[Event]:
         """The events of an answer. What is asked of the engine directly is answered as the engine answers.
 
         The last event's attribute "answer" is the engine's own: its text, why it ended, its tokens. Raises
@@ -237,6 +244,10 @@ def _engine(package: Package) -> Streaming:
         from onward.execute.piper import PiperBackend
 
         return PiperBackend.of(package.folder, package.manifest)
+    if package.manifest.execute.backend == "whisper":
+        from onward.execute.whisper import WhisperBackend
+
+        return WhisperBackend.of(package.folder, package.manifest)
     from onward.execute.llama import LlamaBackend
 
     return LlamaBackend.of(package.folder, package.manifest)

@@ -20,13 +20,12 @@ from onward.package.records import (
     SpeechWindows,
     Table,
     Tokenize,
-    Transcript,
 )
 from onward.package.sections import Document, Section, shown
 from onward.types import Field
 
 _PREPARE_STEPS = ("table", "tokenize", "decode_image", "decode_audio", "speech_windows", "prompt", "graph")
-_GENERATE_STEPS = ("graph", "labels", "named", "catalogue", "transcript", "prose", "json")
+_GENERATE_STEPS = ("graph", "labels", "named", "catalogue", "prose", "json")
 
 
 def read_prepare(document: Document, inputs: tuple[Field, ...]) -> tuple[PrepareStep, ...]:
@@ -63,7 +62,6 @@ def read_prepare(document: Document, inputs: tuple[Field, ...]) -> tuple[Prepare
             steps.append(
                 DecodeAudio(
                     input=section.name("input", kind="the name of an input"),
-                    output=section.name("output", "waveform", kind="a tensor name"),
                     sample_rate_hz=section.integer("sample_rate_hz", 16_000, minimum=1000, maximum=192_000),
                 )
             )
@@ -106,15 +104,6 @@ def read_generate(document: Document) -> tuple[GenerateStep, ...]:
             steps.append(Named(input=section.name("input", kind="the name of an output"), names=section.names("names")))
         elif kind == "catalogue":
             steps.append(_catalogue(section))
-        elif kind == "transcript":
-            steps.append(
-                Transcript(
-                    tokens=section.name("tokens", "tokens", kind="the name of an output"),
-                    bounds=section.name("bounds", "bounds_s", kind="the name of an output"),
-                    file=section.file("file", "tokenizer.json"),
-                    output=section.name("output", "text"),
-                )
-            )
         elif kind == "prose":
             steps.append(_prose(section))
         elif kind == "json":
@@ -149,13 +138,9 @@ def _speech_windows(section: Section) -> SpeechWindows:
     if threshold is not None and not 0 < threshold < 1:
         section.problem("threshold", "out of range", expected="a probability between 0 and 1", found=shown(threshold))
     return SpeechWindows(
-        input=section.name("input", usual.input, kind="a tensor name"),
-        output=section.name("output", usual.output, kind="a tensor name"),
-        bounds=section.name("bounds", usual.bounds, kind="a tensor name"),
         file=section.file("file", usual.file),
         window_s=usual.window_s if window_s is None else window_s,
         threshold=usual.threshold if threshold is None else threshold,
-        sample_rate_hz=section.integer("sample_rate_hz", usual.sample_rate_hz, minimum=8000, maximum=16_000),
     )
 
 

@@ -64,30 +64,24 @@ class PrepareGraph:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodeAudio:
-    """`step = "decode_audio"`: an audio file becomes FP32 [samples], mono, at `sample_rate_hz`, in -1 to 1."""
+    """`step = "decode_audio"`: an audio file becomes FP32 (samples,), mono, at `sample_rate_hz`, in -1 to 1."""
 
     step: ClassVar[str] = "decode_audio"
     input: str
-    output: str = "waveform"
     sample_rate_hz: int = 16_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpeechWindows:
-    """`step = "speech_windows"`: a waveform becomes windows with speech in them, one row each.
+    """`step = "speech_windows"`: of the samples, what is speech, in windows of at most `window_s` seconds.
 
-    `file` is the voice activity model (Silero's ONNX). Gives `output`, FP32 [windows, samples of a whole window],
-    zeros after the speech, and `bounds`, FP32 [windows, 2]: where the window's speech begins and ends, in seconds.
+    `file` is the voice activity model (Silero's ONNX), `threshold` the probability from which on it is speech.
     """
 
     step: ClassVar[str] = "speech_windows"
-    input: str = "waveform"
-    output: str = "windows"
-    bounds: str = "bounds_s"
     file: str = "vad.onnx"
-    window_s: float = 30.0
+    window_s: float = 27.0
     threshold: float = 0.5
-    sample_rate_hz: int = 16_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,21 +174,6 @@ class Catalogue:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Transcript:
-    """`step = "transcript"`: a speech model's tokens become `output` (the text) and `segments` with their times.
-
-    `tokens` INT64 [windows, tokens] (filled up with -1) and `bounds` FP32 [windows, 2] in seconds are outputs of the
-    model, `file` its tokenizer.
-    """
-
-    step: ClassVar[str] = "transcript"
-    tokens: str = "tokens"
-    bounds: str = "bounds_s"
-    file: str = "tokenizer.json"
-    output: str = "text"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Prose:
     """`step = "prose"`: the generated text must be a full paragraph, or it is generated again, `attempts` times in all.
 
@@ -228,7 +207,7 @@ class JsonText:
     when: str = ""
 
 
-GenerateStep: TypeAlias = GenerateGraph | Labels | Named | Catalogue | Transcript | Prose | JsonText
+GenerateStep: TypeAlias = GenerateGraph | Labels | Named | Catalogue | Prose | JsonText
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

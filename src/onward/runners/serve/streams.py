@@ -8,6 +8,7 @@ their order. Lives on the event loop; the engine is driven by one thread a strea
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -18,6 +19,7 @@ import msgspec
 from onward.errors import Cancelled, DeadlineExceeded, ExecutionError, InputError, OnwardError, Overloaded, UsageError
 from onward.execute.backend import Admission
 from onward.generate.answer import readable
+from onward.prepare.transcription import TOKENS_A_SECOND, Sound
 from onward.runners.serve import plain
 from onward.runners.serve.exchange import Exchange, timeout_s
 from onward.runners.serve.running import Running
@@ -244,6 +246,8 @@ async def _whole(running: Running) -> Result:
 def _estimate(prepared: Asked) -> int:
     """About how many tokens a request costs, known at once; they are counted exactly before it runs."""
     asked = prepared.asked if isinstance(prepared, Work) else prepared
+    if isinstance(asked, Sound):
+        return math.ceil(asked.audio_s * TOKENS_A_SECOND)
     if not isinstance(asked, Prompt):
         return len(asked.text)
     characters = len(asked.text) + sum(len(str(message.get("content") or "")) for message in asked.messages)

@@ -1,0 +1,64 @@
+"""Sound files as the models take them: one channel of FP32 samples in [-1, 1] at their rate.
+
+WAV, FLAC, OGG (Vorbis, Opus) and MP3 by libsndfile, any number of channels, rate and depth; resampled by soxr. What the
+header says is believed only as a reason to refuse: no more than the limit is ever decoded. Needs the extra `speech`.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+
+from onward.errors import CorruptMedia, MissingExtra, TooLarge
+from onward.types import Array
+
+EXPECTED = "a WAV, FLAC, OGG or MP3 file"
+_BLOCK_FRAMES = 1 << 16
+
+
+def decode_audio(data: bytes, *, rate_hz: int, max_s: float, where: str = "audio") -> Array:
+    """The samples of a sound file, FP32 (samples,), mono at `rate_hz`.
+
+    Raises `CorruptMedia` for what is no sound file or holds no sound, `TooLarge` for one longer than `max_s` seconds.
+    """
+    soundfile, soxr = _libraries()
+    try:
+        with soundfile.SoundFile(io.BytesIO(data)) as file:
+            limit = int(max_s * file.samplerate)
+            if file.frames > limit:
+                found = f"{file.frames / file.samplerate:.0f} s"
+                raise TooLarge(where=where, expected=f"at most {max_s:g} s", found=found)
+            blocks, frames = [], 0
+            while len(block := file.read(_BLOCK_FRAMES, dtype="float32", always_2d=True)):
+                frames += len(block)
+                if frames > limit:  # longer than its header says
+                    raise TooLarge(where=where, expected=f"at most {max_s:g} s", found="more")
+                blocks.append(block.mean(axis=1))
+            source_hz = file.samplerate
+    except soundfile.LibsndfileError as error:
+        raise CorruptMedia(f"no sound can be read: {error}", where=where, expected=EXPECTED,
+                           found=_beginning(data)) from None  # fmt: skip
+    if not blocks:
+        raise CorruptMedia("there is no sound in it", where=where, expected=EXPECTED, found="0 samples")
+    samples = np.concatenate(blocks)
+    if not np.isfinite(samples).all():
+        raise CorruptMedia("it holds samples that are no numbers", where=where, expected="samples from -1 to 1")
+    if source_hz != rate_hz:
+        samples = soxr.resample(samples, source_hz, rate_hz)
+    kept: Array = np.clip(samples, -1.0, 1.0).astype(np.float32)
+    return kept
+
+
+def _libraries() -> tuple[Any, Any]:
+    try:
+        import soundfile
+        import soxr
+    except (ImportError, OSError):
+        raise MissingExtra("sound needs libsndfile and soxr", expected="pip install 'onward[speech]'") from None
+    return soundfile, soxr
+
+
+def _beginning(data: bytes) -> str:
+    return f"{len(data)} bytes that begin with {data[:8]!r}" if data else "an empty file"
