@@ -42,8 +42,9 @@ class Ask:
         return f"curl {url}/models/{self.package} -H 'content-type: {self.content_type}' {data}"
 
 
-_JPEG, _JSON, _TEXT = "image/jpeg", "application/json", "text/plain"
+_JPEG, _JSON, _TEXT, _WAV = "image/jpeg", "application/json", "text/plain", "audio/wav"
 _SENTENCE = "Cancel my subscription."
+_REPLY = "Your subscription is cancelled."
 ASKS = {
     ask.package: ask
     for ask in (
@@ -65,6 +66,22 @@ ASKS = {
             content_type=_JSON,
             text='{"customer": "c-anna", "text": "Cancel my subscription."}',
         ),
+        Ask(
+            package="assistant-llm",
+            question="“Paris, France; Rome, Italy; Madrid?”",
+            content_type=_JSON,
+            example="a country",
+        ),
+        Ask(
+            package="copywriter",
+            question="a paragraph from the facts of a desk lamp",
+            content_type=_JSON,
+            example="Alder 45",
+        ),
+        Ask(package="voice", question=f"says “{_REPLY}”", content_type=_TEXT, text=_REPLY),
+        Ask(package="transcriber", question="a spoken sentence", content_type=_WAV, file="examples/fox.wav"),
+        Ask(package="voice-assistant", question=f"hears “{_SENTENCE}”", content_type=_WAV, file="examples/cancel.wav"),
+        Ask(package="ocr", question="a printed page", content_type="image/png", file="examples/page.png"),
         Ask(package="embed", question=f"“{_SENTENCE}”", content_type=_TEXT, text=_SENTENCE),
     )
 }

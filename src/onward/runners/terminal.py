@@ -227,6 +227,8 @@ def _readable(value: Any) -> str:
     if isinstance(value, list):
         shown = ", ".join(_readable(element) for element in value[:_SHOWN_NUMBERS])
         return f"[{shown}, … {len(value)} in all]" if len(value) > _SHOWN_NUMBERS else f"[{shown}]"
+    if isinstance(value, Mapping) and value.keys() == {"media_type", "base64"}:  # a blob as HTTP tells it
+        return f"{len(value['base64']) * 3 // 4} bytes of {value['media_type']}"
     if isinstance(value, Mapping):
         strongest = sorted(value.items(), key=lambda pair: -abs(pair[1]) if isinstance(pair[1], float) else 0)
         return ", ".join(f"{key} {_readable(part)}" for key, part in strongest[:_SHOWN_NUMBERS])
