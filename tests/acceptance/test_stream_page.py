@@ -84,6 +84,8 @@ class _NoModels:
     def metrics(self) -> list[Any]:
         return []
 
+    stream_metrics = metrics
+
 
 @pytest.fixture
 def writer() -> Iterator[Writer]:
