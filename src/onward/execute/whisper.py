@@ -2,7 +2,8 @@
 
 Whisper was trained on 30 s of sound, most of it silence where little is said, and its encoder takes as long for the
 silence as for the speech. A window is given here with `PAD_S` of silence and rounded up to whole steps, which costs a
-fraction; where the text then looks unsure of itself, the window is heard again at full length with a wider search.
+fraction and, measured, no accuracy; where the text then goes round in circles, as it can with too little silence, the
+window is heard again at full length with a wider search.
 Needs the extra `speech`.
 """
 
@@ -23,18 +24,20 @@ from tokenizers import Tokenizer
 from onward.errors import ExecutionError, MissingExtra, PackageError
 from onward.execute.backend import Admission
 from onward.execute.gathering import Gathering
-from onward.execute.mel import FRAMES_A_SECOND, log_mel
+from onward.execute.mel import FRAMES_A_SECOND, RATE_HZ, log_mel
 from onward.package.manifest import Manifest
 from onward.prepare.transcription import TOKENS_A_SECOND, Sound, Stretch, Window
 from onward.types import CancelToken, Event
 
 WINDOW_S = 30.0
 STEP_S = 5.0
-PAD_S = 3.0
+PAD_S = 4.0
 MOST_TOGETHER = 4
 MOST_TOKENS = 224
+_TOKENS_A_SECOND = 12  # nobody speaks so fast, time stamps included
+_TOKENS_BESIDE = 16
 _STAMP_S = 0.02
-# As the makers of Whisper have it: from here on a text is taken for a loop, for a guess, for none at all.
+# As the makers of Whisper have it: from here on a text is taken for a loop; for none, where it is both.
 _MOST_COMPRESSED, _LEAST_LOG_PROBABILITY, _MOST_SILENT = 2.4, -1.0, 0.6
 _WIDE = 5
 _LANGUAGE = "<|en|>"
@@ -121,12 +124,11 @@ class WhisperBackend:
         self._model = None
 
     def _hear(self, windows: Sequence[Window]) -> list[Heard]:
-        """Windows of one length, together; those whose text looks wrong once more, each by itself."""
+        """Windows of one length, together; those whose text goes in circles once more, each by itself."""
         heard = self._generated(windows, frames=_frames(windows[0]), beams=1)
         for at, (window, one) in enumerate(zip(windows, heard, strict=True)):
-            if self._is_doubtful(one):
-                (again,) = self._generated([window], frames=_whole(), beams=_WIDE)
-                heard[at] = again if again.log_probability > one.log_probability or self._loops(one) else one
+            if self._loops(one):
+                (heard[at],) = self._generated([window], frames=_whole(), beams=_WIDE)
         return heard
 
     def _generated(self, windows: Sequence[Window], *, frames: int, beams: int) -> list[Heard]:
@@ -135,7 +137,7 @@ class WhisperBackend:
         try:
             found = self._model.generate(
                 self._view.from_array(features), [self._prompt] * len(windows), beam_size=beams,
-                max_length=2 * MOST_TOKENS, return_scores=True, return_no_speech_prob=True, **options,
+                max_length=_most_tokens(windows), return_scores=True, return_no_speech_prob=True, **options,
             )  # fmt: skip
         except RuntimeError as error:
             raise ExecutionError(f"the speech model failed: {error}") from None
@@ -143,9 +145,6 @@ class WhisperBackend:
             Heard(tokens=one.sequences_ids[0], log_probability=one.scores[0], silence=one.no_speech_prob)
             for one in found
         ]
-
-    def _is_doubtful(self, heard: Heard) -> bool:
-        return heard.log_probability < _LEAST_LOG_PROBABILITY or self._loops(heard)
 
     def _loops(self, heard: Heard) -> bool:
         text = self._text(heard.tokens).encode()
@@ -194,8 +193,13 @@ class WhisperBackend:
 
 def _frames(window: Window) -> int:
     """How long a window is for the model: its speech and some silence, in whole steps."""
-    lasts_s = len(window.samples) / 16_000 + PAD_S
+    lasts_s = len(window.samples) / RATE_HZ + PAD_S
     return round(min(WINDOW_S, math.ceil(lasts_s / STEP_S) * STEP_S) * FRAMES_A_SECOND)
+
+
+def _most_tokens(windows: Sequence[Window]) -> int:
+    longest_s = max(len(window.samples) for window in windows) / RATE_HZ
+    return min(MOST_TOKENS, _TOKENS_BESIDE + math.ceil(longest_s * _TOKENS_A_SECOND))
 
 
 def _whole() -> int:
