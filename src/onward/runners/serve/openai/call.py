@@ -69,6 +69,10 @@ class Call:
         self.ended = True
         await self._send({"type": "http.response.body", "body": data})
 
+    def abort(self) -> None:
+        """Leave the stream without its end, which the client takes for what it is: a connection that broke."""
+        self.ended = True
+
     async def _start(self, content_type: bytes, status: int, headers: Mapping[str, str]) -> None:
         self.begun = True
         pairs = [(b"content-type", content_type), (b"x-request-id", self.request_id.encode())]

@@ -8,6 +8,8 @@ import msgspec
 from msgspec import Struct
 
 from onward.runners.serve.openai.schema import ChatRequest, CompletionRequest, EmbeddingRequest
+from onward.runners.serve.openai.speech import SpeechRequest
+from onward.runners.serve.openai.transcriptions import FORMATS
 
 Schema: TypeAlias = dict[str, Any]
 _REFERENCE = "#/components/schemas/{name}"
@@ -15,6 +17,7 @@ _POSTED: tuple[tuple[str, type[Struct], str, bool], ...] = (
     ("/v1/chat/completions", ChatRequest, "Messages in, an answer out, whole or as it is written.", True),
     ("/v1/completions", CompletionRequest, "A text in, how it goes on out.", True),
     ("/v1/embeddings", EmbeddingRequest, "Texts in, their vectors out.", False),
+    ("/v1/audio/speech", SpeechRequest, "A text in, its sound out, as it is spoken.", True),
 )
 _GOT = (
     ("/v1/models", "The packages that this API can use."),
@@ -27,12 +30,22 @@ def paths() -> Schema:
     bodies, _ = _schemas()
     described: Schema = {}
     for (path, _, summary, streams), body in zip(_POSTED, bodies, strict=True):
-        answer: Schema = {"application/json": {}} | ({"text/event-stream": {}} if streams else {})
+        kind = "audio/*" if path.startswith("/v1/audio") else "application/json"
+        answer: Schema = {kind: {}} | ({"text/event-stream": {}} if streams else {})
         described[path] = {"post": {
             "tags": ["openai"], "summary": summary,
             "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
             "responses": _responses(answer),
         }}  # fmt: skip
+    form = {"type": "object", "required": ["file", "model"], "properties": {
+        "file": {"type": "string", "contentMediaType": "audio/*"}, "model": {"type": "string"},
+        "response_format": {"enum": list(FORMATS), "default": "json"}, "stream": {"type": "boolean", "default": False},
+    }}  # fmt: skip
+    described["/v1/audio/transcriptions"] = {"post": {
+        "tags": ["openai"], "summary": "A sound file in, what is said in it out.",
+        "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": form}}},
+        "responses": _responses({"application/json": {}, "text/plain": {}, "text/event-stream": {}}),
+    }}  # fmt: skip
     for path, summary in _GOT:
         names = ["model"] if "{model}" in path else []
         described[path] = {"get": {

@@ -22,6 +22,8 @@ from onward.runners.serve.openai.embeddings import embeddings
 from onward.runners.serve.openai.forms import failure
 from onward.runners.serve.openai.models import model, models
 from onward.runners.serve.openai.serving import Serving
+from onward.runners.serve.openai.speech import speech
+from onward.runners.serve.openai.transcriptions import transcriptions
 
 _log = logging.getLogger("onward.serve")
 Endpoint: TypeAlias = Callable[[Call, Serving], Awaitable[None]]
@@ -30,6 +32,8 @@ _ENDPOINTS: tuple[tuple[str, str, Endpoint], ...] = (
     ("POST", "/v1/chat/completions", chat),
     ("POST", "/v1/completions", completions),
     ("POST", "/v1/embeddings", embeddings),
+    ("POST", "/v1/audio/speech", speech),
+    ("POST", "/v1/audio/transcriptions", transcriptions),
     ("GET", "/v1/models", models),
     ("GET", "/v1/models/{model}", model),
 )

@@ -11,16 +11,22 @@ from onward.runners.serve.models import AnyServed, Models
 from onward.runners.serve.openai.errors import Refused
 from onward.runners.serve.openai.runs import Admitting
 from onward.runners.serve.served import ServedModel
+from onward.runners.serve.streams import StreamedModel
 from onward.types import PackageId
 
-Ability: TypeAlias = Literal["chat", "embeddings"]
+Ability: TypeAlias = Literal["chat", "embeddings", "transcription", "speech"]
 _ABILITY_OF_TASK: dict[str, Ability] = {
     "text-embedding": "embeddings",
+    "transcription": "transcription",
+    "speech-synthesis": "speech",
 }
 _ROUTE = {
     "chat": "/v1/chat/completions and /v1/completions",
     "embeddings": "/v1/embeddings",
+    "transcription": "/v1/audio/transcriptions",
+    "speech": "/v1/audio/speech",
 }
+_STREAMING: tuple[Ability, ...] = ("transcription", "speech")
 _LEAST_BODY_BYTES = 1 << 20
 
 
@@ -29,7 +35,8 @@ def ability(served: AnyServed) -> Ability | None:
     manifest = served.pipeline.manifest
     if manifest.execute.backend == "llama":
         return "chat"
-    return None if manifest.stages else _ABILITY_OF_TASK.get(manifest.package.task)
+    found = None if manifest.stages else _ABILITY_OF_TASK.get(manifest.package.task)
+    return None if found in _STREAMING and not isinstance(served, StreamedModel) else found
 
 
 class LanguageModel(Admitting, Protocol):
@@ -67,9 +74,22 @@ class Serving:
         """A package that embeds texts."""
         return cast(ServedModel, self._able(model, "embeddings"))
 
+    def transcriber(self, model: str) -> StreamedModel:
+        """A package that writes down what it hears."""
+        return cast(StreamedModel, self._able(model, "transcription"))
+
+    def voice(self, model: str) -> StreamedModel:
+        """A package that says texts."""
+        return cast(StreamedModel, self._able(model, "speech"))
+
+    def sound_limit(self) -> int:
+        """The largest body with a sound in it, in bytes, that any transcriber takes."""
+        found = [one.pipeline.manifest.limits.body_bytes for one in self.all() if ability(one) == "transcription"]
+        return max(found, default=_LEAST_BODY_BYTES)
+
     def body_limit(self) -> int:
         """The largest body, in bytes, that any of them takes: which one is meant stands in the body itself."""
-        limits = [served.pipeline.manifest.limits.body_bytes for served in self.all()]
+        limits = [one.pipeline.manifest.limits.body_bytes for one in self.all() if ability(one) != "transcription"]
         return max(limits, default=_LEAST_BODY_BYTES)
 
     def _able(self, model: str, wanted: Ability) -> AnyServed:
