@@ -155,7 +155,7 @@ def _onward(port: int) -> tuple[Launch, str]:
 def _sentence_transformers(port: int) -> tuple[Launch, str]:
     python = ensure_environment("sentence_transformers")
     argv = [str(python), "-m", "uvicorn", "bench.peers.sentence_transformers.serve:application", "--host", "127.0.0.1"]
-    argv += ["--port", str(port), "--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning"]
+    argv += ["--port", str(port), "--loop", "uvloop", "--http", "httptools", "--log-level", "warning"]
     environment = {"PYTHONPATH": str(ROOT), "BENCH_WEIGHTS": str(_weights()), "HF_HUB_OFFLINE": "1"}
     return Launch(argv=argv, environment=environment), "/ready"
 

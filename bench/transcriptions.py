@@ -149,7 +149,7 @@ def _onward(port: int) -> tuple[Launch, str]:
 
 def _faster_whisper(port: int, *, workers: int) -> tuple[Launch, str]:
     argv = [str(ensure_environment("faster_whisper")), "-m", "uvicorn", "--host", "127.0.0.1", "--port", str(port)]
-    argv += ["--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning"]
+    argv += ["--loop", "uvloop", "--http", "httptools", "--log-level", "warning"]
     threads = max(1, (os.cpu_count() or 1) // workers)
     environment = {"PYTHONPATH": str(ROOT), "BENCH_WEIGHTS": str(PACKAGE), "BENCH_THREADS": str(threads),
                    "BENCH_WORKERS": str(workers)}  # fmt: skip
