@@ -8,7 +8,7 @@ metrics.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from onward.decide.policy import Policy, Profile
 from onward.errors import Cancelled, ExecutionError, InputError, OnwardError, PackageError, UnknownOutput
-from onward.execute.backend import Admission, Streaming
+from onward.execute.backend import Admission, Driven, Streaming, Tell
 from onward.generate.prose import Writing
 from onward.package.assembly import POLICY_FILE
 from onward.package.examples import check_example, read_examples
@@ -108,7 +108,7 @@ class StreamingPipeline:
         with ThreadPoolExecutor(min(len(work), self.manifest.execute.slots)) as threads:
             return list(threads.map(self._whole, work))
 
-    def stream(self, value: Input, cancel: CancelToken, *, outputs: Sequence[str] = ()) -> Iterator[Event]:
+    def stream(self, value: Input, cancel: CancelToken, *, outputs: Sequence[str] = ()) -> Generator[Event, None, None]:
         """The answer, piece by piece; the last event has kind "end" and the whole. Ends early once cancelled."""
         yield from self.run(self.prepare(self.item(value), outputs), cancel)
 
@@ -146,7 +146,7 @@ class StreamingPipeline:
         """What the engine will read and, at most, write in one attempt. Raises `InputError`, `TooLarge`."""
         return self.engine.admit(work.asked if isinstance(work, Work) else work)
 
-    def run(self, work: Work | Prompt | Speech | Sound, cancel: CancelToken) -> Iterator[Event]:
+    def run(self, work: Work | Prompt | Speech | Sound, cancel: CancelToken) -> Generator[Event, None, None]:
         """The events of an answer. What is asked of the engine directly is answered as the engine answers.
 
         The last event's attribute "answer" is the engine's own: its text, why it ended, its tokens. Raises
@@ -160,6 +160,23 @@ class StreamingPipeline:
         else:
             for event in self.engine.stream(work.asked, cancel):
                 yield replace(event, result=self._finish(work, event)) if event.kind == "end" else event
+
+    def drive(self, work: Work | Prompt | Speech | Sound, cancel: CancelToken, tell: Tell) -> None:
+        """As `run`, but each event is told, from this thread where the engine can; `tell` says True to end it."""
+        engine = self.engine
+        if not isinstance(engine, Driven) or (isinstance(work, Work) and self.writing.checks):
+            with closing(self.run(work, cancel)) as events:
+                any(tell(event) for event in events)
+            return
+
+        def finished(event: Event) -> bool:
+            if event.kind != "end":
+                return tell(event)
+            answer = event.attributes["answer"]
+            result = self._finish(work, event) if isinstance(work, Work) else self._result(answer)
+            return tell(replace(event, result=result))
+
+        engine.drive(work.asked if isinstance(work, Work) else work, cancel, finished)
 
     def check_examples(self) -> int:
         """Run the golden examples: warm-up and check in one. Raises `GoldenExampleFailed`; returns their number."""
@@ -187,7 +204,7 @@ class StreamingPipeline:
             raise Cancelled("the engine was closed before the answer was whole")
         return result
 
-    def _checked(self, work: Work, cancel: CancelToken) -> Iterator[Event]:
+    def _checked(self, work: Work, cancel: CancelToken) -> Generator[Event, None, None]:
         """Attempts until one passes; each is told of as a notice, the text at once when it has passed."""
         written = 0
         problems: list[str] = []

@@ -5,9 +5,9 @@ Knows nothing of packages, files or HTTP. A backend is driven from one thread at
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from onward.types import Array, CancelToken, Event, TensorSpec
 
@@ -45,6 +45,19 @@ class Admission:
 
     prompt_tokens: int
     max_new_tokens: int
+
+
+Tell: TypeAlias = Callable[[Event], bool]
+"""Takes an event of a stream; True: nobody wants more."""
+
+
+@runtime_checkable
+class Driven(Protocol):
+    """A streaming engine that can work on the thread it is asked from, which saves a hand-over for every token."""
+
+    def drive(self, asked: Any, cancel: CancelToken, tell: Tell, /) -> None:
+        """As `Streaming.stream`, but each event is told."""
+        ...
 
 
 @runtime_checkable

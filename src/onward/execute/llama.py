@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from onward.errors import ExecutionError, InputError, MissingExtra, OnwardError, PackageError, TooLarge
-from onward.execute.backend import Admission
+from onward.execute.backend import Admission, Tell
 from onward.execute.channel import Channel
 from onward.execute.constraints import grammar_of
 from onward.execute.llama_socket import LlamaSocket
@@ -87,16 +87,57 @@ class LlamaBackend:
             )  # fmt: skip
         return Admission(prompt_tokens=tokens, max_new_tokens=min(asked.sampling.max_tokens, room))
 
-    def stream(self, asked: Prompt, cancel: CancelToken, /) -> Generator[Event, None, None]:
-        """The text, token by token. `logprobs` and `tool_calls` are attributes of the deltas, in OpenAI's form.
+    def drive(self, asked: Prompt, cancel: CancelToken, tell: Tell, /) -> None:
+        """Have the text written, token by token, on this thread; `tell` gets each event, and says True to end it.
 
-        Raises `InputError` for a schema or a grammar that is none, `TooLarge`, and `ExecutionError`.
+        `logprobs` and `tool_calls` are attributes of the deltas, in OpenAI's form. Raises `InputError` for a schema or
+        a grammar that is none, `TooLarge`, and `ExecutionError`.
         """
         tools = ToolUse(asked)
         body = _body(self._text(asked, tools), asked.sampling, grammar_of(asked.sampling, tools))
-        channel: Channel[Mapping[str, Any]] = Channel(cancel)
-        with self._driven(body, channel, cancel):
-            yield from _events(channel, tools.reading(), asked.sampling)
+        writing = _Writing(tools.reading(), asked.sampling)
+        failed: OnwardError | None = None
+        over = False
+
+        def take(chunk: Mapping[str, Any]) -> bool:
+            """Called by the engine, through which no exception may pass; True ends its work."""
+            nonlocal failed, over
+            try:
+                over = cancel.cancelled or any(tell(event) for event in writing.take(chunk))
+            except OnwardError as error:
+                failed, over = error, True
+            return over
+
+        with self._counted(cancel):
+            try:
+                self._engine.handle_completions(body, take)
+            except (ValueError, RuntimeError) as error:
+                raise _told({"message": str(error)}) from None
+        if failed is not None:
+            raise failed
+        if not over:
+            for event in writing.end():
+                tell(event)
+
+    def stream(self, asked: Prompt, cancel: CancelToken, /) -> Generator[Event, None, None]:
+        """The same as a generator: closing it ends the work."""
+        channel: Channel[Event] = Channel(cancel)
+
+        def run() -> None:
+            try:
+                self.drive(asked, cancel, channel.put)
+            except Exception as error:
+                channel.fail(error)
+            finally:
+                channel.end()
+
+        thread = threading.Thread(target=run, name="onward-llama", daemon=True)
+        thread.start()
+        try:
+            yield from channel
+        finally:
+            channel.leave()
+            thread.join()
 
     def close(self) -> None:
         """End what runs, then free the model; idempotent."""
@@ -122,33 +163,73 @@ class LlamaBackend:
         return self._socket.rendered(tools.messages(asked.messages))
 
     @contextlib.contextmanager
-    def _driven(
-        self, body: Mapping[str, Any], channel: Channel[Mapping[str, Any]], cancel: CancelToken
-    ) -> Generator[None, None, None]:
-        """A thread that drives the engine for one text; gone when the block is left, however it is left."""
-
-        def drive() -> None:
-            try:
-                self._engine.handle_completions(body, channel.put)
-            except Exception as error:
-                channel.fail(error)
-            finally:
-                channel.end()
-
+    def _counted(self, cancel: CancelToken) -> Generator[None, None, None]:
+        """Work that `close` waits for."""
         with self._changed:
             if self._closed:
                 raise ExecutionError("the model has been closed")
             self._running.add(cancel)
-        thread = threading.Thread(target=drive, name="onward-llama", daemon=True)
-        thread.start()
         try:
             yield
         finally:
-            channel.leave()
-            thread.join()
             with self._changed:
                 self._running.discard(cancel)
                 self._changed.notify_all()
+
+
+class _Writing:
+    """What the engine's chunks become: events, and at the end the whole answer."""
+
+    def __init__(self, reading: Reading, sampling: Sampling) -> None:
+        self._reading = reading
+        self._sampling = sampling
+        self._said: list[str] = []
+        self._logprobs: list[Mapping[str, Any]] = []
+        self._reason = ""
+        self._usage: Mapping[str, Any] = {}
+
+    def take(self, chunk: Mapping[str, Any]) -> list[Event]:
+        """The events of a chunk. Raises what is wrong with the request, or with the engine."""
+        if "error" in chunk:
+            raise _told(chunk["error"])
+        self._usage = chunk.get("usage") or self._usage
+        events = []
+        for choice in chunk.get("choices", ()):
+            self._reason = choice["finish_reason"] or self._reason
+            text = self._reading.take(choice.get("text") or "")
+            found = _logprobs(choice.get("logprobs"), self._sampling.logprobs)
+            self._logprobs += found
+            if text or found:
+                self._said.append(text)
+                events.append(Event(kind="delta", text=text, attributes={"logprobs": found} if found else {}))
+        return events
+
+    def end(self) -> list[Event]:
+        """The last events. Raises `ExecutionError` where the text is not what it was to be held to."""
+        if not self._reason:
+            raise ExecutionError("the engine ended without saying why")
+        events = []
+        text, calls = self._reading.end()
+        if calls:
+            self._reason = "tool_calls"
+            told = [{"index": 0, **call} for call in calls]
+            events.append(Event(kind="delta", attributes={"tool_calls": told}))
+        elif text:
+            self._said.append(text)
+            events.append(Event(kind="delta", text=text))
+        whole = "".join(self._said)
+        if self._sampling.json_schema is not None and self._reason == "stop" and not _is_json(whole):
+            raise ExecutionError("the model did not keep to the schema", expected="JSON", found=whole[:100])
+        answer: dict[str, Any] = {
+            "text": whole,
+            "finish_reason": self._reason,
+            "prompt_tokens": self._usage.get("prompt_tokens", 0),
+            "completion_tokens": self._usage.get("completion_tokens", 0),
+            "cached_tokens": (self._usage.get("prompt_tokens_details") or {}).get("cached_tokens", 0),
+        }
+        answer |= {"tool_calls": calls} if calls else {}
+        answer |= {"logprobs": self._logprobs} if self._sampling.logprobs is not None else {}
+        return [*events, Event(kind="end", attributes={"answer": answer})]
 
 
 def _engine(file: Path, socket: Path, key: str, slots: int, context_tokens: int, threads: int) -> Any:
@@ -202,50 +283,6 @@ def _body(text: str, sampling: Sampling, grammar: str) -> dict[str, Any]:
     if grammar:
         body["grammar"] = grammar
     return body
-
-
-def _events(channel: Channel[Mapping[str, Any]], reading: Reading, sampling: Sampling) -> Generator[Event, None, None]:
-    said: list[str] = []
-    logprobs: list[Mapping[str, Any]] = []
-    reason = ""
-    usage: Mapping[str, Any] = {}
-    try:
-        for chunk in channel:
-            if "error" in chunk:
-                raise _told(chunk["error"])
-            usage = chunk.get("usage") or usage
-            for choice in chunk.get("choices", ()):
-                reason = choice["finish_reason"] or reason
-                text = reading.take(choice.get("text") or "")
-                found = _logprobs(choice.get("logprobs"), sampling.logprobs)
-                logprobs += found
-                if text or found:
-                    said.append(text)
-                    yield Event(kind="delta", text=text, attributes={"logprobs": found} if found else {})
-    except (ValueError, RuntimeError) as error:
-        raise _told({"message": str(error)}) from None
-    if not reason:  # cancelled
-        return
-    text, calls = reading.end()
-    if calls:
-        reason = "tool_calls"
-        yield Event(kind="delta", attributes={"tool_calls": [{"index": 0, **call} for call in calls]})
-    elif text:
-        said.append(text)
-        yield Event(kind="delta", text=text)
-    whole = "".join(said)
-    if sampling.json_schema is not None and reason == "stop" and not _is_json(whole):
-        raise ExecutionError("the model did not keep to the schema", expected="JSON", found=whole[:100])
-    answer: dict[str, Any] = {
-        "text": whole,
-        "finish_reason": reason,
-        "prompt_tokens": usage.get("prompt_tokens", 0),
-        "completion_tokens": usage.get("completion_tokens", 0),
-        "cached_tokens": (usage.get("prompt_tokens_details") or {}).get("cached_tokens", 0),
-    }
-    answer |= {"tool_calls": calls} if calls else {}
-    answer |= {"logprobs": logprobs} if sampling.logprobs is not None else {}
-    yield Event(kind="end", attributes={"answer": answer})
 
 
 def _is_json(text: str) -> bool:

@@ -10,10 +10,10 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
 
 from onward.errors import Cancelled, DeadlineExceeded
+from onward.execute.backend import Tell
 from onward.types import CancelToken, Event
 
 MOST_UNREAD = 64
@@ -29,7 +29,7 @@ class Running:
         self.token = CancelToken()
         self.finished = asyncio.Event()
         self._admitted = asyncio.Event()
-        self._driven = False
+        self._driven = self._woken = False
         self._loop = asyncio.get_running_loop()
         self._told = told
         self._unread: deque[tuple[Event, float]] = deque()
@@ -94,10 +94,9 @@ class Running:
         if not self._driven:  # it waits for a place, which it does not need any more
             self.finished.set()
 
-    def _take(self, event: Event, made_s: float) -> None:
-        if not self.token.cancelled:
-            self._unread.append((event, made_s))
-            self._changed.set()
+    def _wake(self) -> None:
+        self._woken = False
+        self._changed.set()
 
     def end(self, error: BaseException | None) -> None:
         """Nothing more comes: it has ended, or failed."""
@@ -110,25 +109,27 @@ class Running:
 
     # --- On its thread ---
 
-    def drive(self, make: Callable[[CancelToken], Iterator[Event]]) -> None:
+    def drive(self, make: Callable[[CancelToken, Tell], None]) -> None:
         """Make the events, as fast as they are read."""
         self._driven = True
         error: BaseException | None = None
-        events: Any = None
         try:
             if not self.token.cancelled:
-                events = make(self.token)
-                for event in events:
-                    made_s = time.monotonic()
-                    while not self._room.acquire(timeout=_LOOK_S):
-                        if self.token.cancelled:
-                            break
-                    if self.token.cancelled:
-                        break
-                    self._loop.call_soon_threadsafe(self._take, event, made_s)
+                make(self.token, self._tell)
         except Exception as failed:
             error = failed
         finally:
-            if events is not None:
-                events.close()
             self._loop.call_soon_threadsafe(self.end, error)
+
+    def _tell(self, event: Event) -> bool:
+        made_s = time.monotonic()
+        while not self._room.acquire(timeout=_LOOK_S):
+            if self.token.cancelled:
+                return True
+        if self.token.cancelled:
+            return True
+        self._unread.append((event, made_s))
+        if not self._woken:  # the reader takes all that there is: one call for many events is enough
+            self._woken = True
+            self._loop.call_soon_threadsafe(self._wake)
+        return False

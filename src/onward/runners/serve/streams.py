@@ -99,7 +99,7 @@ class StreamedModel:
         """On a thread of a slot."""
         loop.call_soon_threadsafe(self._count, 1)
         try:
-            running.drive(lambda token: self.pipeline.run(prepared, token))
+            running.drive(lambda token, tell: self.pipeline.drive(prepared, token, tell))
         finally:
             loop.call_soon_threadsafe(self._count, -1)
 
