@@ -15,7 +15,7 @@ import statistics
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -49,14 +49,15 @@ def main() -> None:
     parser.add_argument("--contenders", nargs="+", choices=list(CONTENDERS), default=list(CONTENDERS))
     parser.add_argument("--output", type=Path, help="a JSON file for the figures")
     options = parser.parse_args()
-    found = measure(options.contenders, options.rounds, options.seconds)
-    if options.output:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps({"machine": machine.facts(), **found}, indent=2) + "\n")
+    facts = machine.facts()
+    for found in measure(options.contenders, options.rounds, options.seconds):
+        if options.output:  # after every round: what ends the rest takes nothing away
+            options.output.parent.mkdir(parents=True, exist_ok=True)
+            options.output.write_text(json.dumps({"machine": facts, **found}, indent=2) + "\n")
 
 
-def measure(names: Sequence[str], rounds: int, seconds: int) -> Figures:
-    """All rounds, and the medians of each contender."""
+def measure(names: Sequence[str], rounds: int, seconds: int) -> Iterator[Figures]:
+    """After every round: all rounds so far, and the medians of each contender."""
     folders = {size: _written(size) for size in CONNECTIONS}
     every: dict[str, list[Figures]] = {name: [] for name in names}
     reference: np.ndarray | None = None
@@ -84,7 +85,7 @@ def measure(names: Sequence[str], rounds: int, seconds: int) -> Figures:
             print(f"round {number + 1}, {name}: " + ", ".join(
                 f"{load}: {one['texts_per_s']:.0f}/s p50 {one['p50_us'] / 1e3:.1f} ms" for load, one in loads.items()
             ), flush=True)  # fmt: skip
-    return {"medians": {name: _median(told) for name, told in every.items()}, "every_round": every}
+        yield {"medians": {name: _median(told) for name, told in every.items()}, "every_round": every}
 
 
 def _settle(server: Server) -> None:
@@ -107,7 +108,7 @@ def _loaded(server: Server, folder: Path, size: int, connections: int, seconds: 
 
 
 def _median(rounds: Sequence[Figures]) -> Figures:
-    keys = ("texts_per_s", "p50_us", "p99_us")
+    keys = ("texts_per_s", "p50_us", "p99_us", "other_cpu")
     loads = {load: {key: statistics.median(one["loads"][load][key] for one in rounds) for key in keys}
              for load in rounds[0]["loads"]}  # fmt: skip
     return {"loads": loads, "memory_bytes": statistics.median(one["memory_bytes"] for one in rounds)}

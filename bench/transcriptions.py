@@ -17,7 +17,7 @@ import statistics
 import sys
 import time
 import wave
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http.client import HTTPConnection
@@ -56,14 +56,15 @@ def main() -> None:
     parser.add_argument("--contenders", nargs="+", choices=list(CONTENDERS), default=list(CONTENDERS))
     parser.add_argument("--output", type=Path, help="a JSON file for the figures")
     options = parser.parse_args()
-    found = measure(options.contenders, options.rounds)
-    if options.output:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps({"machine": machine.facts(), **found}, indent=2) + "\n")
+    facts = machine.facts()
+    for found in measure(options.contenders, options.rounds):
+        if options.output:  # after every round: what ends the rest takes nothing away
+            options.output.parent.mkdir(parents=True, exist_ok=True)
+            options.output.write_text(json.dumps({"machine": facts, **found}, indent=2) + "\n")
 
 
-def measure(names: Sequence[str], rounds: int) -> Figures:
-    """All rounds, and the medians of each contender."""
+def measure(names: Sequence[str], rounds: int) -> Iterator[Figures]:
+    """After every round: all rounds so far, and the medians of each contender."""
     clips = spoken()
     every: dict[str, list[Figures]] = {name: [] for name in names}
     for number in range(rounds):
@@ -77,8 +78,8 @@ def measure(names: Sequence[str], rounds: int) -> Figures:
                 told = {f"{together} at a time": _loaded(port, clips, together) for together in TOGETHER}
                 every[name].append(told | {"memory_bytes": server.usage().memory_bytes})
             print(f"round {number + 1}, {name}: {json.dumps(told)}", flush=True)
-    medians = {name: _median(told) for name, told in every.items()}
-    return {"sound_s": sum(clip.lasts_s for clip in clips), "medians": medians, "every_round": every}
+        medians = {name: _median(told) for name, told in every.items()}
+        yield {"sound_s": sum(clip.lasts_s for clip in clips), "medians": medians, "every_round": every}
 
 
 def spoken() -> list[Clip]:
