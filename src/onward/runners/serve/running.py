@@ -20,10 +20,34 @@ MOST_UNREAD = 64
 _LOOK_S = 0.05
 
 
+class Wakes:
+    """Wakes the readers of one model's streams; tokens that come while the loop is being woken need no call of theirs.
+
+    An engine gives all its streams a token in one step, and waking the loop costs more than handing a token over.
+    """
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._waiting: deque[Running] = deque()
+        self._due = False
+
+    def wake(self, running: Running) -> None:
+        """From any thread: have a reader look at what there is."""
+        self._waiting.append(running)
+        if not self._due:
+            self._due = True
+            self._loop.call_soon_threadsafe(self._wake_all)
+
+    def _wake_all(self) -> None:
+        self._due = False  # first: who comes from now on is to call again
+        while self._waiting:
+            self._waiting.popleft().wake()
+
+
 class Running:
     """The events of one stream, for one reader: iterate once. `cancel` ends it; so does the deadline."""
 
-    def __init__(self, deadline_s: float, told: Callable[[Event, float], None]) -> None:
+    def __init__(self, deadline_s: float, told: Callable[[Event, float], None], wakes: Wakes) -> None:
         """`deadline_s` is on the monotonic clock; `told` gets each event as it is read, with when it was made."""
         self.arrived_s = time.monotonic()
         self.token = CancelToken()
@@ -32,6 +56,7 @@ class Running:
         self._driven = self._woken = False
         self._loop = asyncio.get_running_loop()
         self._told = told
+        self._wakes = wakes
         self._unread: deque[tuple[Event, float]] = deque()
         self._room = threading.Semaphore(MOST_UNREAD)
         self._changed = asyncio.Event()
@@ -94,7 +119,8 @@ class Running:
         if not self._driven:  # it waits for a place, which it does not need any more
             self.finished.set()
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """Look at what there is."""
         self._woken = False
         self._changed.set()
 
@@ -131,5 +157,5 @@ class Running:
         self._unread.append((event, made_s))
         if not self._woken:  # the reader takes all that there is: one call for many events is enough
             self._woken = True
-            self._loop.call_soon_threadsafe(self._wake)
+            self._wakes.wake(self)
         return False

@@ -22,7 +22,7 @@ from onward.generate.answer import readable
 from onward.prepare.transcription import TOKENS_A_SECOND, Sound
 from onward.runners.serve import plain
 from onward.runners.serve.exchange import Exchange, timeout_s
-from onward.runners.serve.running import Running
+from onward.runners.serve.running import Running, Wakes
 from onward.runners.serve.sent_events import is_asked_for
 from onward.streaming import StreamingPipeline, Work
 from onward.telemetry import ModelMetrics, StreamMetrics
@@ -52,6 +52,7 @@ class StreamedModel:
         self.stream_metrics = StreamMetrics(self.id.name, self.id.version)
         self._pool = pool
         self._slots = ThreadPoolExecutor(self.manifest.execute.slots, thread_name_prefix=f"onward-{self.id.name}")
+        self._wakes = Wakes()
         self._streams: set[asyncio.Task[None]] = set()
         self._requests: set[asyncio.Task[None]] = set()
         self._deadline_s = self.manifest.limits.deadline_ms / 1000
@@ -69,7 +70,7 @@ class StreamedModel:
                 retry_after_s=_RETRY_AFTER_S,
             )  # fmt: skip
         timing = _Timing(self.stream_metrics)
-        running = Running(deadline_s, timing.read)
+        running = Running(deadline_s, timing.read, self._wakes)
         timing.arrived_s = running.arrived_s
         self.stream_metrics.queued_tokens += tokens
         task = asyncio.get_running_loop().create_task(self._run(running, prepared, tokens))
