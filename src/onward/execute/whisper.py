@@ -39,6 +39,7 @@ _TOKENS_BESIDE = 16
 _STAMP_S = 0.02
 # As the makers of Whisper have it: from here on a text is taken for a loop; for none, where it is both.
 _MOST_COMPRESSED, _LEAST_LOG_PROBABILITY, _MOST_SILENT = 2.4, -1.0, 0.6
+_SURELY_SILENT = 0.9  # of pure silence Whisper writes "you", and is rather sure of it
 _WIDE = 5
 _LANGUAGE = "<|en|>"
 
@@ -152,7 +153,8 @@ class WhisperBackend:
 
     def _segments(self, heard: Heard, window: Window) -> list[dict[str, Any]]:
         """The parts that the model's own time stamps make of a text, in the time of the sound."""
-        if heard.silence > _MOST_SILENT and heard.log_probability < _LEAST_LOG_PROBABILITY:
+        unsure = heard.log_probability < _LEAST_LOG_PROBABILITY
+        if heard.silence > _SURELY_SILENT or (heard.silence > _MOST_SILENT and unsure):
             return []
         last = window.stretches[-1]
         ends_s = last.in_window_s + last.lasts_s
