@@ -16,6 +16,9 @@ from onward.types import Sampling
 
 # Free white space is where a small model loses itself; this is how `json.dumps` writes.
 _FORM = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+_LARGEST, _SMALLEST = 10**15, 1e-6
+_BOUNDS = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}
+_VALUES = ("const", "enum", "default", "examples")
 _SCHEMA = "%llguidance {{}}\nstart: %json {schema}\n"
 _TEXT_OR_CALL = (
     "%llguidance {{}}\nstart: text | call\ntext: /[^<](.|\\n)*/\ncall: " + f'"{OPENING}" %json {{schema}} "{CLOSING}"\n'
@@ -33,12 +36,32 @@ def grammar_of(sampling: Sampling, tools: ToolUse) -> str:
     return _compiled(_TEXT_OR_CALL, tools.schema, where="tools") if tools.may else ""
 
 
+def ending(schema: Any) -> Any:
+    """A schema whose numbers end: without a bound a small model goes on writing digits, and never closes the object.
+
+    Nothing is changed where the schema has bounds of its own.
+    """
+    if isinstance(schema, list):
+        return [ending(part) for part in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    made = {name: value if name in _VALUES else ending(value) for name, value in schema.items()}
+    kinds = schema.get("type")
+    kinds = kinds if isinstance(kinds, list) else [kinds]
+    if "number" in kinds or "integer" in kinds:
+        if not _BOUNDS & schema.keys():
+            made |= {"minimum": -_LARGEST, "maximum": _LARGEST}
+        if "number" in kinds:
+            made.setdefault("multipleOf", _SMALLEST)
+    return made
+
+
 def _compiled(grammar: str, schema: Mapping[str, Any], *, where: str) -> str:
     try:
         from llguidance import LLMatcher
     except ImportError:
         raise MissingExtra("JSON schemas need llguidance", expected="pip install 'onward[llm]'") from None
-    text = grammar.format(schema=json.dumps({**schema, "x-guidance": _FORM}))
+    text = grammar.format(schema=json.dumps({**ending(schema), "x-guidance": _FORM}))
     problem = LLMatcher.validate_grammar(text)
     if problem:
         said = problem.partition(": ")[2].partition("\n   1 |")[0]
