@@ -110,7 +110,7 @@ def sentences(text: str) -> list[str]:
 
 def _first_breath(sentence: str) -> int:
     ends = [breath.end() for breath in _BREATH.finditer(sentence) if breath.start() >= _LEAST_CHARACTERS]
-    return ends[0] if ends and ends[0] < len(sentence) else 0
+    return ends[0] if ends and ends[0] < min(len(sentence), MOST_CHARACTERS) else 0
 
 
 def _short(text: str) -> Iterator[str]:
