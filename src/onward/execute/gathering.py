@@ -51,6 +51,8 @@ class Gathering(Generic[A, B]):
                 continue
             try:
                 answers = self._run([request for request, _ in running])
+                if len(answers) != len(running):  # said to those who wait, who else would wait for ever
+                    raise ValueError(f"{len(running)} requests, {len(answers)} answers")
             except BaseException as error:
                 for _, future in running:
                     future.set_exception(error)
