@@ -15,11 +15,16 @@ from onward.cli.options import FILE, as_json
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @click.option("--outputs", default="", help="Further outputs, by name, that are computed only on request.")
 @click.option("--json", "as_json", is_flag=True, help="JSON lines even in a terminal.")
-def run(package: str, inputs: tuple[str, ...], outputs: str, as_json: bool) -> None:
+@click.option(
+    "--save", type=click.Path(dir_okay=False, path_type=Path), default=None,
+    help="Where to write the sound or picture of the answer; of one INPUT only.",
+)  # fmt: skip
+def run(package: str, inputs: tuple[str, ...], outputs: str, as_json: bool, save: Path | None) -> None:
     """Answer INPUTs here: JSON, text, files (.json .jsonl .txt, images, sound), or - for standard input."""
     from onward.runners import local
 
-    local.run(package, inputs, outputs=tuple(filter(None, map(str.strip, outputs.split(",")))), as_json=as_json)
+    asked = tuple(filter(None, map(str.strip, outputs.split(","))))
+    local.run(package, inputs, outputs=asked, as_json=as_json, save=save)
 
 
 @click.command()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from onward.errors import InputError, MalformedBody, NotFound, PackageError
+from onward.errors import InputError, MalformedBody, NotFound, PackageError, UsageError
 from onward.execute.python import specs_of
 from onward.generate.answer import readable, readable_decision
 from onward.opening import open_pipeline
@@ -23,7 +23,7 @@ from onward.package.package import Package, is_package, open_package
 from onward.package.repository import Repository
 from onward.runners import terminal
 from onward.streaming import STREAMING_BACKENDS, StreamingPipeline
-from onward.types import CancelToken, Field, Input, Item, Result, TensorSpec
+from onward.types import Blob, CancelToken, Field, Input, Item, Result, TensorSpec
 
 if TYPE_CHECKING:  # only where a package has a policy
     from onward.decide.rules import Rules
@@ -34,12 +34,22 @@ _NEVER_JSON = frozenset({
 })  # fmt: skip
 
 
-def run(package: str, inputs: Sequence[str], *, outputs: tuple[str, ...], as_json: bool) -> None:
-    """Answer each input; one JSON line each, or a readable block each in a terminal."""
+def run(
+    package: str, inputs: Sequence[str], *, outputs: tuple[str, ...], as_json: bool, save: Path | None = None
+) -> None:
+    """Answer each input; one JSON line each, or a readable block each in a terminal.
+
+    With `save`, the answer's sound or picture is written there instead.
+    """
+    if save is not None and len(inputs) != 1:
+        raise UsageError("one file holds one answer", where="--save", expected="one input", found=str(len(inputs)))
     pretty = sys.stdout.isatty() and not as_json
     with open_pipeline(find(package), check=False, repositories=[DEFAULT_REPOSITORY]) as pipeline:
         for name, value in read_inputs(inputs, pipeline.manifest.inputs):
             started = time.perf_counter()
+            if save is not None:
+                _save(pipeline(value, outputs=outputs), save)
+                continue
             if pretty and isinstance(pipeline, StreamingPipeline):
                 events = pipeline.stream(value, CancelToken(), outputs=outputs)
                 terminal.show_stream(name, events, started)
@@ -51,6 +61,13 @@ def run(package: str, inputs: Sequence[str], *, outputs: tuple[str, ...], as_jso
             else:
                 sys.stdout.buffer.write(msgspec.json.encode(plain_result(name, result)) + b"\n")
                 sys.stdout.buffer.flush()
+
+
+def _save(result: Result, file: Path) -> None:
+    blob = next((value for value in result.answer.values() if isinstance(value, Blob)), None)
+    if blob is None:
+        raise UsageError("this package answers with no file", where="--save", expected="a package of sound or pictures")
+    file.write_bytes(blob.data)
 
 
 def inspect(package: str, *, as_json: bool) -> None:
