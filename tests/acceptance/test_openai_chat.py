@@ -16,7 +16,6 @@ import pytest
 pytest.importorskip("xllamacpp", reason="language models need the extra `llm`")
 
 from gallery.assistant_llm import build as assistant
-
 from onward.package.assembly import assemble
 from tests.acceptance.conftest import Server, serving
 
