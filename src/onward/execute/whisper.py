@@ -25,7 +25,7 @@ from onward.errors import ExecutionError, MissingExtra, PackageError
 from onward.execute.backend import Admission
 from onward.execute.gathering import Gathering
 from onward.execute.mel import FRAMES_A_SECOND, RATE_HZ, log_mel
-from onward.package.manifest import Manifest
+from onward.package.records import Manifest, SpeechWindows
 from onward.prepare.transcription import TOKENS_A_SECOND, Sound, Stretch, Window
 from onward.types import CancelToken, Event
 
@@ -81,7 +81,12 @@ class WhisperBackend:
 
     @classmethod
     def of(cls, folder: Path, manifest: Manifest) -> WhisperBackend:
-        """The model of a package: the folder of the manifest's `file`."""
+        """The model of a package: the folder of the manifest's `file`. Raises `PackageError` for windows too long."""
+        for step in manifest.prepare:
+            if isinstance(step, SpeechWindows) and step.window_s > WINDOW_S:  # the rest would never be heard
+                raise PackageError("its windows are longer than Whisper hears", where="prepare",
+                                   expected=f"window_s of at most {WINDOW_S:g}",
+                                   found=f"{step.window_s:g}")  # fmt: skip
         return cls((folder / manifest.execute.file).parent, threads=manifest.execute.threads)
 
     def admit(self, asked: Sound, /) -> Admission:
