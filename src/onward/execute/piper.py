@@ -10,7 +10,7 @@ import io
 import json
 import os
 import wave
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ CONFIG_FILE = "voice.json"
 NOISE_FRAMES = 16_384
 """How long a piece may sound, in frames of 256 samples: three minutes at 22,050 Hz."""
 NOISE_SHAPE = (1, 192, NOISE_FRAMES)
+MOST_PHONEMES = 320
+"""What is said at one go: a sentence has fewer, but "www." has thirty, and a second of sound takes 25 MB to make."""
 PAUSE_S = 0.15
 _QUIETEST = 0.01
 _BEGIN, _END, _BETWEEN = "^", "$", "_"
@@ -53,6 +55,8 @@ class VoiceConfig:
             scales = told.get("inference", {})
             if told.get("num_speakers", 1) > 1:
                 raise ValueError("it has several speakers")
+            if missing := {_BEGIN, _END, _BETWEEN} - set(told["phoneme_id_map"]):
+                raise ValueError(f"it has no sound for {' and '.join(sorted(missing))}")
             return cls(
                 rate_hz=int(told["audio"]["sample_rate"]),
                 espeak_voice=str(told["espeak"]["voice"]),
@@ -110,17 +114,19 @@ class PiperBackend:
         return Admission(prompt_tokens=len(asked.text), max_new_tokens=0)
 
     def stream(self, asked: Speech, cancel: CancelToken, /) -> Generator[Event, None, None]:
-        """Piece by piece: PCM, signed 16 bit, mono. Cancelled, it ends after the sentence that it is saying."""
+        """Piece by piece: PCM, signed 16 bit, mono. Cancelled, it ends after the breath that it is in."""
         media_type = f"audio/L16;rate={self.rate_hz};channels=1"
         pause = bytes(2 * int(PAUSE_S * self.rate_hz / asked.speed))
         said = []
         for piece in asked.pieces:
             sounds = []
             for sentence in self._phonemiser.phonemes(self._config.espeak_voice, piece):
-                if cancel.cancelled:
-                    return
-                sound = self._sound(sentence, asked.speed)
-                sounds.append(sound + (pause if sound else b""))
+                for breath in breaths(sentence, int(MOST_PHONEMES * min(1.0, 2 * asked.speed))):
+                    if cancel.cancelled:
+                        return
+                    sounds.append(self._sound(breath, asked.speed))
+                if sounds and sounds[-1]:
+                    sounds.append(pause)
             if cancel.cancelled:
                 return
             pcm = b"".join(sounds)
@@ -138,8 +144,8 @@ class PiperBackend:
         """End the phonemiser; idempotent."""
         self._phonemiser.close()
 
-    def _sound(self, phonemes: list[str], speed: float) -> bytes:
-        """One sentence as PCM, as loud as it can be; nothing where nothing sounds."""
+    def _sound(self, phonemes: Sequence[str], speed: float) -> bytes:
+        """One breath as PCM, as loud as it can be; nothing where nothing sounds."""
         config = self._config
         ids = [*config.ids[_BEGIN], *config.ids[_BETWEEN]]
         for phoneme in phonemes:  # what the voice has no sound for, it leaves out
@@ -159,6 +165,15 @@ class PiperBackend:
         except Exception as error:  # onnxruntime raises its own classes
             raise ExecutionError(f"the voice failed: {error}") from None
         return _pcm(sound.reshape(-1))
+
+
+def breaths(phonemes: Sequence[str], most: int) -> Iterator[Sequence[str]]:
+    """A sentence's phonemes in parts of at most `most`, cut between words where there are any."""
+    while len(phonemes) > most:
+        at = next((at for at in range(most, 0, -1) if phonemes[at - 1] == " "), most)
+        yield phonemes[:at]
+        phonemes = phonemes[at:]
+    yield phonemes
 
 
 def _pcm(sound: Array) -> bytes:
