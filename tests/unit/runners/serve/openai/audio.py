@@ -21,7 +21,8 @@ class Client:
         self._body: bytes | None = body
         self._gone = asyncio.Event()
         pairs = [(name.lower().encode(), value.encode()) for name, value in (headers or {}).items()]
-        scope = {"type": "http", "method": "POST", "path": "/", "query_string": b"", "headers": pairs}
+        # "app": as under Starlette, which turns what is wrong with a form into an HTTPException.
+        scope = {"type": "http", "method": "POST", "path": "/", "query_string": b"", "headers": pairs, "app": None}
         self.call = Call(scope, self.receive, self.send)
 
     async def receive(self) -> Any:
