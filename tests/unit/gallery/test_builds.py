@@ -10,8 +10,9 @@ from gallery.builds import NAMES, ROOT, source_files
 @pytest.mark.parametrize("name", NAMES)
 def test_a_package_depends_on_what_its_build_runs_and_not_on_the_server(name: str) -> None:
     files = {file.relative_to(ROOT).as_posix() for file in source_files(name)}
+    folder = name.replace("-", "_")
     assert {
-        f"gallery/{name}/build.py", f"gallery/{name}/onward.toml", "gallery/fetch.py", "gallery/sources.toml",
+        f"gallery/{folder}/build.py", f"gallery/{folder}/onward.toml", "gallery/fetch.py", "gallery/sources.toml",
         "gallery/reference/inputs.py", "requirements/pack.lock", "src/onward/pipeline.py", "src/onward/types.py",
         "src/onward/execute/onnx.py", "src/onward/prepare/steps.py", "src/onward/generate/answer.py",
         "src/onward/package/assembly.py", "src/onward/package/importers/graph.py",
