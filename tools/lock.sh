@@ -8,5 +8,5 @@ compile() {
         --no-emit-index-url --no-emit-find-links --no-emit-options --output-file "requirements/$out.lock" "$@" pyproject.toml
 }
 compile serve
-compile pack --extra pack --extra decide --extra llm --extra speech --extra phonemes --constraint requirements/serve.lock
-compile dev --extra pack --extra decide --extra llm --extra speech --extra phonemes --extra postgres --extra dev --constraint requirements/pack.lock
+compile pack --extra pack --extra decide --extra batch --extra llm --extra speech --extra phonemes --constraint requirements/serve.lock
+compile dev --extra pack --extra decide --extra batch --extra llm --extra speech --extra phonemes --extra postgres --extra dev --constraint requirements/pack.lock

@@ -21,7 +21,7 @@ from starlette.routing import Route, WebSocketRoute
 from onward.runners.serve.admin import make_admin_app
 from onward.runners.serve.app import make_app
 from onward.runners.serve.voice.measures import VoiceCollector
-from onward.telemetry import DecisionCollector, ModelCollector, ModelMetrics
+from onward.telemetry import DecisionCollector, ModelCollector, ModelMetrics, StreamCollector, StreamMetrics
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -139,7 +139,8 @@ def test_the_examples_of_the_readme_answer(tmp_path: Path) -> None:
     shell.run("onward serve var/repository/vision/1.0.0")
     try:
         blocks = BLOCK.findall((ROOT / "README.md").read_text("utf-8"))
-        blocks = [(language, block) for language, block in blocks if "recommend" not in block]
+        others = ("recommend", "assistant-llm")
+        blocks = [(language, block) for language, block in blocks if not any(name in block for name in others)]
         for language, block in blocks:
             if language == "bash":
                 assert "espresso" in shell.run(block)
@@ -149,6 +150,20 @@ def test_the_examples_of_the_readme_answer(tmp_path: Path) -> None:
         assert sum(language in ("bash", "python") for language, _ in blocks) == 3
     finally:
         shell.stop()
+
+
+@pytest.mark.weights
+def test_the_readmes_words_and_sounds_are_made_and_heard(shell: Shell) -> None:
+    for name in ("assistant-llm", "voice", "transcriber"):
+        if not (ROOT / "var" / "repository" / name / "1.0.0" / "onward.lock").is_file():
+            pytest.skip(f"{name} is not built: make gallery")
+        (shell.folder / "repository").mkdir(exist_ok=True)
+        (shell.folder / "repository" / name).symlink_to(ROOT / "var" / "repository" / name)
+    shell.run("onward serve repository")
+    blocks = BLOCK.findall((ROOT / "README.md").read_text("utf-8"))
+    (block,) = (block for language, block in blocks if language == "bash" and "assistant-llm" in block)
+    told = shell.run(block)
+    assert "event: end" in told and json.loads(told.splitlines()[-1])["text"] == "Good morning."
 
 
 @pytest.mark.weights
@@ -197,7 +212,8 @@ def test_the_http_page_lists_every_metric() -> None:
     text = (ROOT / "docs" / "reference" / "http.md").read_text("utf-8")
     listed = {name.removesuffix("_total") for name in re.findall(r"^\| `(onward_\w+)`", text, re.M)}
     models = ModelCollector(lambda: [ModelMetrics("m", "1")])
-    collectors = models, DecisionCollector(list, lambda: None), VoiceCollector(list)
+    streams = StreamCollector(lambda: [StreamMetrics("m", "1")])
+    collectors = models, streams, DecisionCollector(list, lambda: None), VoiceCollector(list)
     assert listed == {family.name for collector in collectors for family in collector.collect()}
 
 
@@ -206,3 +222,5 @@ class _NoModels:
 
     def metrics(self) -> list[ModelMetrics]:
         return []
+
+    stream_metrics = metrics

@@ -30,6 +30,15 @@ POINTS: Mapping[str, str] = {
     "relay.settled": "those are committed",
     "relay.asked": "a status query has answered, its result is not written",
     "relay.reconciled": "that result is committed",
+    "batch.journal_torn": "half a line of a job's journal is written",
+    "batch.planned": "a job's plan is in its journal, no row has been read for it",
+    "batch.shard_scored": "a shard is scored and decided, nothing of it is written",
+    "batch.shard_written": "its file is written under another name",
+    "batch.shard_published": "its file has its name, the journal does not know it",
+    "batch.shard_committed": "the journal knows it",
+    "batch.assembled": "the output is whole under another name",
+    "batch.output_published": "the output has its name, the run is not written down",
+    "batch.run_written": "the run is written down, the job's folder is still there",
 }
 """Every point, and where it lies."""
 

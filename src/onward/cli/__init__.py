@@ -12,7 +12,7 @@ import sys
 import click
 
 from onward import __version__
-from onward.cli import audit, outbox, packages, people, serving
+from onward.cli import audit, batch, outbox, packages, people, serving
 from onward.errors import MissingExtra, OnwardError
 
 _OF_DECIDE = frozenset({"cel_expr_python", "cryptography", "httpcore", "sqlalchemy"})
@@ -27,6 +27,7 @@ def cli() -> None:
 for _command in (
     serving.serve,
     packages.run,
+    batch.batch,
     packages.inspect,
     packages.verify,
     packages.pack,

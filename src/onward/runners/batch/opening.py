@@ -1,0 +1,86 @@
+"""From what a person calls the input to a source: files, folders, patterns."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from onward.errors import NotFound
+from onward.package.manifest import Manifest
+from onward.runners.batch.errors import SourceUnreadable
+from onward.runners.batch.media import SUFFIXES, MediaFiles
+from onward.runners.batch.source import Source
+from onward.runners.batch.tables import TableFiles
+from onward.runners.batch.texts import TextFiles
+from onward.types import Field
+
+_TABLES = frozenset({".parquet", ".pq", ".arrow", ".feather"})
+_TEXTS = frozenset({".csv", ".tsv", ".jsonl", ".txt"})
+
+
+def open_source(name: str, manifest: Manifest, columns: Mapping[str, str]) -> Source:
+    """The source of that name. `columns` says which column of it each input is read from, where not its own.
+
+    Raises `NotFound`, `SourceUnreadable`.
+    """
+    fields = {columns.get(field.name, field.name): field for field in manifest.inputs}
+    paths, root = _files(name)
+    kinds = {path.suffix.lower() for path in paths}
+    media = _media(manifest, paths, is_folder=Path(name).is_dir())
+    if media:
+        return MediaFiles(paths, root, text=media == "text", limit_bytes=manifest.limits.body_bytes)
+    if len(kinds) > 1 and not (kinds <= {".parquet", ".pq"} or kinds <= {".arrow", ".feather"}):
+        raise SourceUnreadable(
+            "files of several kinds", where=name, expected="one kind", found=", ".join(sorted(kinds))
+        )
+    kind = kinds.pop()
+    if kind in _TABLES:
+        return TableFiles(paths, root)
+    if kind in _TEXTS:
+        return TextFiles(paths, root, fields)
+    raise SourceUnreadable(
+        "not a kind of file that is read", where=name, expected=_expected(), found=kind or "no suffix"
+    )
+
+
+def _files(name: str) -> tuple[Sequence[Path], Path]:
+    """The files in order, and the folder that their names are relative to."""
+    path = Path(name)
+    if path.is_dir():
+        found = sorted(one for one in path.rglob("*") if one.is_file() and not _is_hidden(one.relative_to(path)))
+        if not found:
+            raise NotFound("the folder has no files", where=name)
+        return found, path
+    if path.is_file():
+        return [path], path.parent
+    if glob.has_magic(name):
+        # A pattern may begin anywhere, which `Path.glob` does not take.
+        found = sorted(Path(one) for one in glob.glob(name, recursive=True) if Path(one).is_file())  # noqa: PTH207
+        if found:
+            plain = list(path.parts[:-1])
+            while any(glob.has_magic(part) for part in plain):
+                plain.pop()
+            return found, Path(*plain)
+    raise NotFound("no such input", where=name, expected=_expected())
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith((".", "_")) for part in path.parts)
+
+
+def _media(manifest: Manifest, paths: Sequence[Path], *, is_folder: bool) -> str:
+    """Which content the files are, where each of them is one value; "" where they hold rows."""
+    suffixes = {path.suffix.lower() for path in paths}
+    for content in ("image", "audio", "text"):
+        if any(_takes(field, content) for field in manifest.inputs) and suffixes <= SUFFIXES[content]:
+            return content if content != "text" or is_folder else ""
+    return ""
+
+
+def _takes(field: Field, content: str) -> bool:
+    return field.content == content or (content == "text" and field.content == "chat")
+
+
+def _expected() -> str:
+    return "Parquet, Arrow, CSV, JSONL, text lines, or a folder of images, sound or texts"

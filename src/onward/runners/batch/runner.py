@@ -1,0 +1,250 @@
+"""`onward batch`: from what a person asked to a finished output, or a clear error and nothing half-written."""
+
+from __future__ import annotations
+
+import secrets
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+import numpy as np
+import onnxruntime
+import pyarrow as pa
+
+from onward import __version__
+from onward.act import crash
+from onward.errors import OnwardError, UsageError
+from onward.opening import AnyPipeline, open_pipeline
+from onward.package.examples import read_examples
+from onward.package.package import open_package
+from onward.pipeline import Pipeline
+from onward.runners.batch.answers import AnswerColumns
+from onward.runners.batch.columns import Columns, map_columns
+from onward.runners.batch.deciding import open_deciding
+from onward.runners.batch.durable import write_whole
+from onward.runners.batch.errors import JobChanged
+from onward.runners.batch.job import Run, peek
+from onward.runners.batch.journal import Journal
+from onward.runners.batch.lock import locked
+from onward.runners.batch.media import FILE
+from onward.runners.batch.opening import open_source
+from onward.runners.batch.output import Output
+from onward.runners.batch.plan import tune
+from onward.runners.batch.records import Job, Plan
+from onward.runners.batch.scoring import Scorer
+from onward.runners.batch.shards import ShardWork
+from onward.runners.batch.source import Source
+from onward.runners.batch.where import Condition
+from onward.runners.local import DEFAULT_REPOSITORY, find
+from onward.streaming import STREAMING_BACKENDS
+
+_PEEK_ROWS = 1024
+
+
+def run(job: Job) -> Mapping[str, Any]:
+    """Do the job, or what is left of it; returns what `_run.json` says. Raises `OnwardError`."""
+    started_s = time.monotonic()
+    output = Output(job.output)
+    with ExitStack() as stack:
+        pipeline = stack.enter_context(_opened(job))
+        source = open_source(job.source, pipeline.manifest, job.columns)
+        columns = map_columns(job, pipeline.manifest.inputs, source.schema)
+        condition = Condition(job.where, source.schema) if job.where else None
+        keep = _kept(job, source.schema)
+        output.folder.mkdir(parents=True, exist_ok=True)
+        stack.enter_context(locked(output.lock, output=job.output))
+        facts = _facts(job, pipeline, source, columns, keep)
+        if (report := _finished(job, output, facts)) is not None:
+            return report
+        output.work.mkdir(exist_ok=True)
+        journal = Journal(output.journal)
+        stack.callback(journal.close)
+        _begin(job, pipeline, source, columns, condition, keep, output, journal, facts)
+        assert journal.head is not None
+        digest = _Digest(source, journal)
+        answers = _answers(job, pipeline)
+        scorer = Scorer(pipeline, columns, answers, outputs=job.outputs, batch_rows=journal.plan.batch_rows)
+        run_id, as_of_s = journal.head["run_id"], journal.head["started_s"]
+        deciding = stack.enter_context(open_deciding(job, pipeline, run_id=run_id, as_of_s=as_of_s))
+        work = ShardWork(
+            scorer, columns, answers, source=source.schema, keep=keep, condition=condition, deciding=deciding
+        )
+        outcome = Run(job, source, work, output, journal).run()
+        report = _report(job, journal, facts, digest.wait(), outcome, time.monotonic() - started_s)
+        write_whole(output.run, msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
+        crash.point("batch.run_written")
+        _tidy(output)
+    return report
+
+
+@contextmanager
+def _opened(job: Job) -> Iterator[AnyPipeline]:
+    """The package. Cores work on a batch each, so that a graph runs on one thread."""
+    path = find(job.package)
+    package = open_package(path)
+    manifest = package.manifest
+    pipeline: AnyPipeline
+    if manifest.stages or manifest.execute.backend in STREAMING_BACKENDS or manifest.execute.backend != "onnx":
+        pipeline = open_pipeline(path, check=False, repositories=[DEFAULT_REPOSITORY])
+    else:
+        single = replace(manifest, execute=replace(manifest.execute, threads=1))
+        pipeline = Pipeline(replace(package, manifest=single))
+    try:
+        yield pipeline
+    finally:
+        pipeline.close()
+
+
+def _kept(job: Job, schema: pa.Schema) -> tuple[str, ...]:
+    keep = tuple(schema.names) if job.keep == ("*",) else job.keep
+    for name in keep:
+        if name not in schema.names:
+            expected = f"one of {', '.join(schema.names[:20])}"
+            raise UsageError("the input has no such column", where=f"--keep {name}", expected=expected)
+    return (FILE, *keep) if FILE in schema.names and FILE not in keep else keep
+
+
+def _facts(job: Job, pipeline: AnyPipeline, source: Source, columns: Columns, keep: tuple[str, ...]) -> dict[str, Any]:
+    """What makes this job this job: with anything else, its shards would not belong together."""
+    package = pipeline.package.id
+    return {
+        "package": {"name": package.name, "version": package.version, "digest": package.digest},
+        "input": list(source.facts()),
+        "options": {
+            "columns": dict(columns.columns), "keep": list(keep), "outputs": list(job.outputs), "where": job.where,
+            "limit": job.limit, "decide": job.decide, "store": job.store, "tenant": job.tenant,
+            "actions": job.actions.read_text("utf-8") if job.actions else "",
+        },
+        "versions": {
+            "onward": __version__, "onnxruntime": onnxruntime.__version__, "pyarrow": pa.__version__,
+            "numpy": np.__version__, "python": ".".join(map(str, sys.version_info[:3])),
+        },
+    }  # fmt: skip
+
+
+def _finished(job: Job, output: Output, facts: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The report of the same job where it is finished already; with `restart`, all of it is removed."""
+    if job.restart:
+        output.clear()
+        return None
+    if output.run.is_file() and output.exists:
+        report: dict[str, Any] = msgspec.json.decode(output.run.read_bytes())
+        _same(report["job"], facts, job)
+        _tidy(output)
+        return report | {"repeated": True}
+    if output.exists and not output.journal.is_file():
+        raise JobChanged("there is something already, and no job that made it", where=job.output, expected="--restart")
+    return None
+
+
+def _same(before: Mapping[str, Any], facts: Mapping[str, Any], job: Job) -> None:
+    for what, value in facts.items():
+        if before.get(what) != value:
+            raise JobChanged(
+                f"this output was begun with another {what.removesuffix('s')}", where=job.output,
+                expected="the same, or --restart to start over", found=_difference(before.get(what), value),
+            )  # fmt: skip
+
+
+def _difference(before: Any, now: Any) -> str:
+    if isinstance(before, dict) and isinstance(now, dict):
+        names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+        return ", ".join(f"{name} {now.get(name)!r} instead of {before.get(name)!r}"[:120] for name in names[:3])
+    return ""
+
+
+def _begin(
+    job: Job, pipeline: AnyPipeline, source: Source, columns: Columns, condition: Condition | None,
+    keep: tuple[str, ...], output: Output, journal: Journal, facts: Mapping[str, Any],
+) -> None:  # fmt: skip
+    """Plan the job and write it down, or see that it is the one that was begun."""
+    if journal.head is not None:
+        _same(journal.head["job"], facts, job)
+        return
+    reads = list(dict.fromkeys([*columns.columns.values(), *keep, *(condition.columns if condition else ())]))
+    plan: Plan = tune(job, pipeline, peek(source, reads, _PEEK_ROWS), source.rows)
+    head = {"run_id": secrets.token_hex(8), "started_s": time.time(), "plan": msgspec.to_builtins(plan), "job": facts}
+    journal.begin(head)
+    crash.point("batch.planned")
+
+
+def _answers(job: Job, pipeline: AnyPipeline) -> AnswerColumns:
+    fetches = pipeline.fetches(job.outputs) if isinstance(pipeline, Pipeline) else ()
+    names = {field.name for field in pipeline.manifest.outputs}
+    for name in job.outputs:
+        if name not in names:
+            raise UsageError("the package has no such output", where=f"--outputs {name}", expected=", ".join(names))
+    plain = AnswerColumns(pipeline.manifest, fetches, job.outputs, [])
+    if plain.of_tensors_only or not isinstance(pipeline, Pipeline):
+        return plain
+    return AnswerColumns(pipeline.manifest, fetches, job.outputs, _seen(job, pipeline))
+
+
+def _seen(job: Job, pipeline: Pipeline) -> list[str]:
+    """What an answer of the package has, besides what its manifest says."""
+    for example in read_examples(pipeline.package.folder):
+        try:
+            return list(pipeline(example.input, outputs=job.outputs).answer)
+        except OnwardError:
+            continue
+    return []
+
+
+class _Digest:
+    """The input's digest, found out while the job runs."""
+
+    def __init__(self, source: Source, journal: Journal) -> None:
+        self._source = source
+        self._found: str | BaseException = journal.input_digest
+        self._thread = threading.Thread(target=self._read, name="batch-digest", daemon=True)
+        if not self._found:
+            self._thread.start()
+
+    def _read(self) -> None:
+        try:
+            self._found = self._source.digest()
+        except OSError as error:
+            self._found = error
+
+    def wait(self) -> str:
+        """SHA-256 in hex."""
+        if self._thread.ident is not None:
+            self._thread.join()
+        if isinstance(self._found, BaseException):
+            raise self._found
+        return self._found
+
+
+def _report(
+    job: Job, journal: Journal, facts: Mapping[str, Any], digest: str, outcome: Any, elapsed_s: float
+) -> dict[str, Any]:
+    assert journal.head is not None
+    return {
+        "format": 1,
+        "run_id": journal.head["run_id"],
+        "package": facts["package"],
+        "input": {"name": job.source, "sha256": digest},
+        "output": {"name": job.output, "sha256": outcome.digest},
+        "rows": outcome.rows,
+        "answers": outcome.answers,
+        "rejects": outcome.rejects,
+        "shards": outcome.shards,
+        "plan": journal.head["plan"],
+        "started_s": journal.head["started_s"],
+        "elapsed_s": round(elapsed_s, 3),
+        "rows_per_s": round(outcome.rows_per_s, 1),
+        "job": facts,
+    }
+
+
+def _tidy(output: Output) -> None:
+    """The job is whole: its folder is of no use any more."""
+    if output.work.is_dir():
+        for path in sorted(output.work.iterdir(), key=lambda path: path == output.journal):
+            path.unlink()
+        output.work.rmdir()
