@@ -28,6 +28,7 @@ from bench.processes import Server, free_port
 
 SLOTS, CONTEXT_TOKENS = 8, 1024
 TOKENS = 96
+LEAST_ANSWERED = 0.95  # of the tokens asked for: a story ends early, or a character takes two tokens
 GGUF = ROOT / "var" / "repository" / "assistant-llm" / "1.0.0" / "model.gguf"
 TOPICS = (
     "the sea", "an old train", "bread", "the city of Rome", "a lost dog", "winter", "the moon", "a bicycle", "tea",
@@ -114,6 +115,7 @@ def _served(name: str, folder: Path) -> Figures:
         python = ensure_environment("llama_cpp_python")
         argv = [str(python), "-m", "llama_cpp.server", "--model", str(GGUF), "--port", str(port), "--n_ctx",
                 str(CONTEXT_TOKENS), "--n_threads", threads, "--n_threads_batch", threads]  # fmt: skip
+        argv += ["--interrupt_requests", "False"]  # its default breaks a stream off where another request comes
         launch = Launch(argv=argv)
     with Server(launch, port, folder / "log") as server:
         server.wait_ready(path, timeout_s=120)
@@ -122,6 +124,9 @@ def _served(name: str, folder: Path) -> Figures:
             load: chat(port, [body(topic) for topic in topics], together=together)
             for load, (together, topics) in LOADS.items()
         }
+        for load, (_, topics) in LOADS.items():
+            if found[load]["tokens"] < LEAST_ANSWERED * TOKENS * len(topics):
+                raise SystemExit(f"{name}, {load}: only {found[load]['tokens']} of {TOKENS * len(topics)} tokens came")
         return found | {"memory_bytes": server.usage().memory_bytes}
 
 
