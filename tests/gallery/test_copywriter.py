@@ -9,13 +9,12 @@ import pytest
 
 from gallery.copywriter import build as copywriter
 from gallery.copywriter.evaluate import Author, report
-from gallery.fetch import sources
 from onward.generate.prose import numbers, words
 from onward.package.manifest import load_manifest
 from onward.package.records import Prose
 
 pytest.importorskip("xllamacpp")
-pytestmark = pytest.mark.skipif(copywriter.SOURCE not in sources(), reason="the model's source is not pinned yet")
+pytestmark = pytest.mark.weights
 
 
 @pytest.fixture(scope="module")

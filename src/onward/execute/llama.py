@@ -148,7 +148,6 @@ class LlamaBackend:
             for cancel in self._running:
                 cancel.cancel()
             self._changed.wait_for(lambda: not self._running, timeout=60)
-        self._socket.close()
         del self._engine
         shutil.rmtree(self._place, ignore_errors=True)
 

@@ -9,6 +9,7 @@ import http.client
 import json
 import socket
 import threading
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,59 +17,61 @@ from typing import Any
 from onward.errors import ExecutionError, InputError
 
 _TIMEOUT_S = 60.0
+_MOST_KEPT, _LARGEST_KEPT = 32, 1 << 16
+"""Chats whose text is remembered, and the bytes of the largest of them."""
 
 
 class LlamaSocket:
-    """A connection to one engine, kept open, for any thread."""
+    """Asks one engine, from any thread.
+
+    Each question has a connection of its own: one that is kept open the engine looks at a hundred times a second, on
+    the cores that its model needs.
+    """
 
     def __init__(self, path: Path, key: str) -> None:
         self._path = path
-        self._headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+        self._headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json", "Connection": "close"}
         self._lock = threading.Lock()
-        self._connection: http.client.HTTPConnection | None = None
+        self._rendered: OrderedDict[bytes, str] = OrderedDict()
 
     def rendered(self, messages: Sequence[Mapping[str, Any]]) -> str:
-        """A chat as the model reads it, to where its answer begins. Raises `InputError` where the template cannot."""
-        return str(self._ask("/apply-template", {"messages": list(messages)}, where="messages")["prompt"])
+        """A chat as the model reads it, to where its answer begins. Raises `InputError` where the template cannot.
+
+        A chat is rendered to be counted and again to be answered: the last ones are remembered.
+        """
+        asked = json.dumps({"messages": list(messages)}).encode()
+        with self._lock:
+            known = self._rendered.get(asked)
+        if known is not None:
+            return known
+        text = str(self._ask("/apply-template", asked, where="messages")["prompt"])
+        if len(asked) <= _LARGEST_KEPT:
+            with self._lock:
+                self._rendered[asked] = text
+                if len(self._rendered) > _MOST_KEPT:
+                    self._rendered.popitem(last=False)
+        return text
 
     def count(self, text: str) -> int:
         """How many tokens a text has, with those that the model puts in front."""
         asked = {"content": text, "add_special": True, "parse_special": True}
-        return len(self._ask("/tokenize", asked, where="text")["tokens"])
+        return len(self._ask("/tokenize", json.dumps(asked).encode(), where="text")["tokens"])
 
-    def close(self) -> None:
-        """Close the connection; idempotent."""
-        with self._lock:
-            if self._connection is not None:
-                self._connection.close()
-                self._connection = None
-
-    def _ask(self, path: str, body: Mapping[str, Any], *, where: str) -> Any:
-        data = json.dumps(body).encode()
-        with self._lock:
-            status, answer = self._sent(path, data)
-        told = json.loads(answer)
-        if status >= 500 and path == "/apply-template":  # a template raises for a chat that it does not take
+    def _ask(self, path: str, body: bytes, *, where: str) -> Any:
+        connection = _UnixConnection(self._path)
+        try:
+            connection.request("POST", path, body, self._headers)
+            answer = connection.getresponse()
+            told = json.loads(answer.read())
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            raise ExecutionError(f"llama.cpp does not answer {path}: {error}") from None
+        finally:
+            connection.close()
+        if answer.status >= 500 and path == "/apply-template":  # a template raises for a chat that it does not take
             raise InputError(f"the chat template refuses the messages: {_message(told)}", where=where)
-        if status != 200:
-            raise ExecutionError(f"llama.cpp answers {path} with status {status}: {_message(told)}")
+        if answer.status != 200:
+            raise ExecutionError(f"llama.cpp answers {path} with status {answer.status}: {_message(told)}")
         return told
-
-    def _sent(self, path: str, data: bytes) -> tuple[int, bytes]:
-        for attempt in range(2):
-            if self._connection is None:
-                self._connection = _UnixConnection(self._path)
-            try:
-                self._connection.request("POST", path, data, self._headers)
-                answer = self._connection.getresponse()
-                return answer.status, answer.read()
-            except (OSError, http.client.HTTPException) as error:
-                # The engine closes connections that were idle for long; the next one is new.
-                self._connection.close()
-                self._connection = None
-                if attempt:
-                    raise ExecutionError(f"llama.cpp does not answer: {error}") from None
-        raise AssertionError("unreachable")
 
 
 class _UnixConnection(http.client.HTTPConnection):
