@@ -43,7 +43,7 @@ from onward.runners.batch.where import Condition
 from onward.runners.local import DEFAULT_REPOSITORY, find
 from onward.streaming import STREAMING_BACKENDS
 
-_PEEK_ROWS = 1024
+_PEEK_ROWS = 256
 
 
 def run(job: Job) -> Mapping[str, Any]:
@@ -167,7 +167,8 @@ def _begin(
         _same(journal.head["job"], facts, job)
         return
     reads = list(dict.fromkeys([*columns.columns.values(), *keep, *(condition.columns if condition else ())]))
-    plan: Plan = tune(job, pipeline, peek(source, reads, _PEEK_ROWS), source.rows)
+    first = peek(source, reads, _PEEK_ROWS)
+    plan: Plan = tune(job, pipeline, first, columns.items(first), source.rows)
     head = {"run_id": secrets.token_hex(8), "started_s": time.time(), "plan": msgspec.to_builtins(plan), "job": facts}
     journal.begin(head)
     crash.point("batch.planned")
