@@ -202,6 +202,14 @@ class MissingExtra(OnwardError):
     exit_code = 69
 
 
+class MissingProvider(OnwardError):
+    """This machine has none of the execution providers that the package asks for."""
+
+    code = "PROVIDER_MISSING"
+    status = 500
+    exit_code = 69
+
+
 class Unavailable(OnwardError):
     """The model is not ready."""
 

@@ -175,6 +175,11 @@ class Pipeline:
             check_example(example, self(example.input, outputs=asked))
         return len(examples)
 
+    @property
+    def providers(self) -> tuple[str, ...]:
+        """The execution providers that the model runs on, first choice first; empty for Python code."""
+        return tuple(getattr(self.model, "providers", ()))
+
     def blank(self) -> Prepared:
         """One row of zeros, for warming up a package that brings no examples (a model may refuse it)."""
         return Prepared(tensors={spec.name: _zeros(spec) for spec in self.model.inputs})

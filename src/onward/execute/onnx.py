@@ -6,7 +6,7 @@ so one session may serve several threads.
 
 from __future__ import annotations
 
-import os
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,16 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from onward.errors import ExecutionError, MissingExtra, RefusedGraph, WrongDatatype
+from onward.errors import ExecutionError, MissingProvider, RefusedGraph, WrongDatatype
+from onward.execute.cores import cores as cores
 from onward.package.tensors import DATATYPE_OF_ONNX
 from onward.types import Array, TensorSpec
 
 _SWITCH = ".wanted"
 _TRUE = np.array(True)
-_PROVIDERS: Mapping[str, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_log = logging.getLogger("onward.execute")
+_PROVIDER = "ExecutionProvider"
+_REMOTE = "azure"  # onnxruntime's way to models elsewhere, which are not the package's
 
 
 def tensor_spec(node: Any) -> TensorSpec:
@@ -38,6 +41,8 @@ class OnnxBackend:
     """One onnxruntime session. `threads` is the size of its intra-op pool; 0 takes all cores.
 
     More than one is used only inside operators that are large enough to gain by it, so all cores is the right default.
+    `providers` are execution providers by preference; those that this machine lacks are passed over. Raises
+    `MissingProvider` where it has none of them.
     """
 
     def __init__(self, file: Path, *, threads: int = 0, providers: Sequence[str] = ("cpu",)) -> None:
@@ -47,10 +52,12 @@ class OnnxBackend:
         options.log_severity_level = 4  # what fails is raised, and said once by us
         # A pool that spins between runs takes the core that the HTTP loop needs.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        names = _provider_names(providers)
         try:
-            self._session = ort.InferenceSession(str(file), options, providers=_provider_names(providers))
+            self._session = ort.InferenceSession(str(file), options, providers=names)
         except Exception as error:  # onnxruntime raises its own classes, derived from Exception
             raise RefusedGraph(f"{file.name} could not be loaded: {_first_line(error)}") from error
+        self._providers = _in_use(providers, self._session.get_providers())
         self.file = file
         self._run = self._session.run
         self._inputs = tuple(tensor_spec(node) for node in self._session.get_inputs())
@@ -72,8 +79,8 @@ class OnnxBackend:
 
     @property
     def providers(self) -> tuple[str, ...]:
-        """The execution providers in use, first choice first."""
-        return tuple(self._session.get_providers())
+        """The execution providers in use by the manifest's names, first choice first."""
+        return self._providers
 
     def run(self, feeds: Mapping[str, Array], fetches: Sequence[str]) -> list[Array]:
         """One forward pass; a failure inside the graph is an `ExecutionError`.
@@ -99,11 +106,6 @@ class OnnxBackend:
         """Nothing to do: the session is freed with the object."""
 
 
-def cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _to_text(name: str, tensor: Array) -> Array:
     """onnxruntime takes `str`; of `bytes` it would take the Python source."""
     texts = np.empty(tensor.size, dtype=object)
@@ -121,18 +123,45 @@ def _to_bytes(tensor: Array) -> Array:
     return values.reshape(tensor.shape)
 
 
+def available_providers() -> tuple[str, ...]:
+    """The execution providers that this machine's onnxruntime was built with, by the manifest's names."""
+    return tuple(name for name in map(_short, ort.get_available_providers()) if name != _REMOTE)
+
+
 def _provider_names(providers: Sequence[str]) -> list[str]:
-    available = set(ort.get_available_providers())
-    names = []
-    for provider in providers:
-        name = _PROVIDERS.get(provider, provider)
-        if name not in available:
-            raise MissingExtra(
-                f"execution provider {provider!r} is not in this onnxruntime build",
-                expected=", ".join(sorted(key for key, value in _PROVIDERS.items() if value in available)),
-            )
-        names.append(name)
-    return names
+    available = available_providers()
+    chosen = [name for name in map(_short, providers) if name in available]
+    if not chosen:
+        raise MissingProvider(
+            where="execute.providers", expected=f"one of {', '.join(available)}", found=", ".join(providers)
+        )
+    if "cuda" in chosen:
+        ort.preload_dlls()  # CUDA's libraries may have come as packages of Python, where no loader looks
+    names = {_short(name): name for name in ort.get_available_providers()}
+    return [names[name] for name in chosen]
+
+
+def _in_use(wanted: Sequence[str], got: Sequence[str]) -> tuple[str, ...]:
+    """Those of the wanted providers that the session has: one that is built in may still find no device.
+
+    onnxruntime then goes on with the processor, which is right only where the manifest says so.
+    """
+    running = list(map(_short, got))
+    used = tuple(name for name in map(_short, wanted) if name in running)
+    if not used:
+        raise MissingProvider(
+            "the execution provider found no device, or not its libraries", where="execute.providers",
+            expected=", ".join(wanted), found=", ".join(running),
+        )  # fmt: skip
+    passed_over = [name for name in map(_short, wanted) if name not in used]
+    if passed_over:
+        _log.info("execution providers not on this machine: %s; in use: %s", ", ".join(passed_over), ", ".join(used))
+    return used
+
+
+def _short(name: str) -> str:
+    """A provider by the manifest's name: `cuda` for onnxruntime's `CUDAExecutionProvider`."""
+    return name.removesuffix(_PROVIDER).lower()
 
 
 def _first_line(error: Exception) -> str:

@@ -239,6 +239,8 @@ def _execute(section: Section) -> Execute:
     section.close()
     if backend == "python" and not entry:
         section.problem("entry", "missing", expected='"module:Class" for the python backend')
+    if backend != "onnx" and section.has("providers"):
+        section.problem("providers", "only for the onnx backend", expected='backend = "onnx", or no providers')
     if backend != "python" and entry:
         section.problem("entry", "only for the python backend", expected='backend = "python", or no entry')
     return execute

@@ -110,10 +110,10 @@ def verify(package: str, *, as_json: bool) -> None:
     started = time.perf_counter()
     with open_pipeline(find(package), check=False, repositories=[DEFAULT_REPOSITORY]) as pipeline:
         examples = pipeline.check_examples()
-        identity = pipeline.package.id
+        identity, providers = pipeline.package.id, list(getattr(pipeline, "providers", ()))
     report = {
         "name": identity.name, "version": identity.version, "digest": identity.digest, "examples": examples,
-        "seconds": round(time.perf_counter() - started, 3),
+        "seconds": round(time.perf_counter() - started, 3), "providers": providers,
     }  # fmt: skip
     if sys.stdout.isatty() and not as_json:
         terminal.show_verified(report)

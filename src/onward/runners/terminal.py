@@ -197,6 +197,8 @@ def show_verified(report: Mapping[str, Any]) -> None:
         f"[green]verified[/] [bold]{report['name']} {report['version']}[/]: every file as locked, "
         f"{report['examples']} golden examples as promised, {report['seconds']} s"
     )
+    if report.get("providers"):
+        _console.print(f"[dim]runs on[/] {', '.join(report['providers'])}")
     _console.print(f"[dim]digest[/] {report['digest']}")
 
 

@@ -252,6 +252,7 @@ def metadata(served: AnyServed, models: Models) -> dict[str, Any]:
         "name": served.id.name,
         "versions": models.versions(served.id.name),
         "platform": "onward_stages" if manifest.stages else f"onward_{manifest.execute.backend}",
+        "providers": list(getattr(served.pipeline, "providers", ())),
         "inputs": [_tensor(spec) for spec in signature.tensor_inputs],
         "outputs": [_tensor(spec) for spec in signature.tensor_outputs],
         "package": {
