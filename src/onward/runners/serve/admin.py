@@ -7,8 +7,8 @@ machine: what does not name this machine as the host, or is not declared as JSON
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import msgspec
 from starlette.applications import Starlette
@@ -35,6 +35,7 @@ _BODY_BYTES = 16 << 10
 _MOST = 1000
 _HERE = frozenset({"127.0.0.1", "localhost", "[::1]"})
 T = TypeVar("T")
+Endpoint: TypeAlias = Callable[[Request], Awaitable[Response]]
 
 
 class Signed(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -278,11 +279,15 @@ def _load_of(served: AnyServed) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def make_admin_app(models: Models, policies: Policies | None = None) -> Starlette:
-    """The ASGI application of the admin port."""
+def make_admin_app(models: Models, policies: Policies | None = None, *, metrics: Endpoint | None = None) -> Starlette:
+    """The ASGI application of the admin port.
+
+    `metrics` tells this process's own: several may share the port for inference, and each has its admin port.
+    """
     on = AdminEndpoints(models, policies)
     return Starlette(
         routes=[
+            *([Route("/metrics", metrics, methods=["GET"])] if metrics is not None else []),
             Route("/admin/models", on.index, methods=["GET"]),
             Route("/admin/approvals", on.approvals, methods=["GET"]),
             Route("/admin/approvals/{id}", on.answer, methods=["POST"]),

@@ -385,4 +385,6 @@ def make_app(models: Models, policies: Policies | None = None) -> Starlette:
         on.show_metrics(VoiceCollector(voice.measures))
         routes.append(WebSocketRoute("/voice/{name}", voice.serve))
     handlers = {OnwardError: on_onward_error, HTTPException: on_http_error}
-    return Starlette(routes=[*routes, *openai_routes(models)], exception_handlers=handlers)
+    app = Starlette(routes=[*routes, *openai_routes(models)], exception_handlers=handlers)
+    app.state.metrics = on.metrics  # the admin port shows the same
+    return app

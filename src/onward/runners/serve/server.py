@@ -12,6 +12,7 @@ import ipaddress
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -28,6 +29,7 @@ from starlette.applications import Starlette
 from onward.errors import UsageError
 from onward.execute.onnx import cores
 from onward.package.repository import Repository
+from onward.runners.serve.activation import inherited_socket, notify
 from onward.runners.serve.admin import make_admin_app
 from onward.runners.serve.app import make_app
 from onward.runners.serve.http import protocol_for
@@ -78,15 +80,16 @@ class _Server(uvicorn.Server):
 
 def serve(options: ServeOptions) -> None:
     """Serve until SIGTERM or SIGINT; returns after the drain, or ends the process where a model still loads then."""
-    _check_host(options)
+    handed = inherited_socket()
+    _check_host(options, handed.getsockname() if handed else options.host)
     _check_actions(options)
     repository = Repository(options.repository)
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
-    uvloop.run(_serve(options, repository))
+    uvloop.run(_serve(options, repository, handed))
     _leave_threads()
 
 
-async def _serve(options: ServeOptions, repository: Repository) -> None:
+async def _serve(options: ServeOptions, repository: Repository, handed: socket.socket | None) -> None:
     pool = ThreadPoolExecutor(max_workers=cores(), thread_name_prefix=f"{_THREADS}-prepare")
     loader = ThreadPoolExecutor(max_workers=_LOADERS, thread_name_prefix=f"{_THREADS}-load")
     policies = Policies(_decision_options(options))
@@ -94,11 +97,13 @@ async def _serve(options: ServeOptions, repository: Repository) -> None:
     fast = protocol_for(models.routes)
     app = make_app(models, policies)
     public = _Server(_config(app, options, options.port, http=fast, ws=socket_protocol()))
-    admin = _Server(_config(make_admin_app(models, policies), options, options.admin_port, host="127.0.0.1"))
+    admin_app = make_admin_app(models, policies, metrics=app.state.metrics)
+    admin = _Server(_config(admin_app, options, options.admin_port, host="127.0.0.1"))
     servers = [public, admin]
-    running = [asyncio.create_task(server.serve()) for server in servers]
-    _stop_on_signals(servers, models, options.drain_grace_s)
-    background = asyncio.create_task(_keep_loaded(models, options.watch_interval_s))
+    loaded = asyncio.Event()
+    running = [asyncio.create_task(_serve_on(handed, public, loaded)), asyncio.create_task(admin.serve())]
+    _stop_on_signals(servers, models, options.drain_grace_s, loaded)
+    background = asyncio.create_task(_keep_loaded(models, options.watch_interval_s, loaded))
     try:
         await asyncio.gather(*running)
     finally:
@@ -114,6 +119,15 @@ async def _serve(options: ServeOptions, repository: Repository) -> None:
             _log.warning("ended before everything was answered")
         for executor in (loader, pool):
             executor.shutdown(wait=False, cancel_futures=True)
+
+
+async def _serve_on(handed: socket.socket | None, server: _Server, loaded: asyncio.Event) -> None:
+    """Serve on a socket of our own at once; on one that was handed over, callers can wait until there is an answer."""
+    if handed is None:
+        await server.serve()
+    else:
+        await loaded.wait()
+        await server.serve(sockets=[handed])
 
 
 def _decision_options(options: ServeOptions) -> DecisionOptions:
@@ -133,14 +147,16 @@ def _leave_threads() -> None:
         os._exit(0)
 
 
-async def _keep_loaded(models: Models, interval_s: float) -> None:
+async def _keep_loaded(models: Models, interval_s: float, loaded: asyncio.Event) -> None:
     await models.scan()
+    loaded.set()
     # What is loaded stays: the collector need not walk through it again, and pauses in answering get shorter.
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
     if models.ready:
         _log.info("ready: %s", ", ".join(models.names()) or "no models yet")
+        notify("READY=1")
     if interval_s > 0:
         await models.watch(interval_s)
 
@@ -167,12 +183,13 @@ def _config(
     )
 
 
-def _stop_on_signals(servers: list[_Server], models: Models, grace_s: float) -> None:
+def _stop_on_signals(servers: list[_Server], models: Models, grace_s: float, loaded: asyncio.Event) -> None:
     loop = asyncio.get_running_loop()
 
     def exit_all() -> None:
         for server in servers:
             server.should_exit = True
+        loaded.set()  # who waits for it need not any more
 
     stopping = False
 
@@ -184,6 +201,7 @@ def _stop_on_signals(servers: list[_Server], models: Models, grace_s: float) -> 
             os._exit(0)
         stopping = True
         _log.info("%s: not ready any more, draining", number.name)
+        notify("STOPPING=1")
         models.stop_accepting()
         loop.call_later(grace_s, exit_all)
 
@@ -191,16 +209,20 @@ def _stop_on_signals(servers: list[_Server], models: Models, grace_s: float) -> 
         loop.add_signal_handler(number, stop, number)
 
 
-def _check_host(options: ServeOptions) -> None:
-    """Nobody should open a server without keys to a network by accident."""
+def _check_host(options: ServeOptions, address: str | tuple[str, int]) -> None:
+    """Nobody should open a server without keys to a network by accident.
+
+    `address` is the host to listen on, or a handed socket's name: host and port, or a path of this machine.
+    """
+    host = address if isinstance(address, str) else address[0]
     try:
-        loopback = options.host == "localhost" or ipaddress.ip_address(options.host).is_loopback
+        here = host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
-        loopback = False
-    if not loopback and not options.insecure:
+        here = False
+    if not (here or options.insecure or host.startswith("/")):
         raise UsageError(
             "serving beyond this machine without keys needs --insecure",
-            where="--host", expected="a loopback address", found=options.host,
+            where="--host", expected="a loopback address", found=host,
         )  # fmt: skip
 
 
