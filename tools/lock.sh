@@ -1,12 +1,16 @@
 #!/bin/sh
-# Writes requirements/*.lock: serve ⊂ pack ⊂ dev, each pinned by version and hash.
+# Writes requirements/*.lock: serve ⊂ pack ⊂ dev, each pinned by version and hash; and the one that `onward cloud` takes
+# its images from, with all that a server may need.
 set -e
 [ -x var/lock-venv/bin/pip-compile ] || { python3 -m venv var/lock-venv && var/lock-venv/bin/pip install -q pip-tools; }
+annotate=--no-annotate
 compile() {
     out=$1; shift
-    var/lock-venv/bin/pip-compile --quiet --strip-extras --generate-hashes --allow-unsafe --no-annotate --no-header \
+    var/lock-venv/bin/pip-compile --quiet --strip-extras --generate-hashes --allow-unsafe $annotate --no-header \
         --no-emit-index-url --no-emit-find-links --no-emit-options --output-file "requirements/$out.lock" "$@" pyproject.toml
 }
 compile serve
 compile pack --extra pack --extra decide --extra batch --extra llm --extra speech --extra phonemes --constraint requirements/serve.lock
 compile dev --extra pack --extra decide --extra batch --extra llm --extra speech --extra phonemes --extra postgres --extra dev --constraint requirements/pack.lock
+annotate=--annotate  # by which `onward cloud` takes out what one image needs
+compile ../src/onward/runners/cloud/images --extra decide --extra postgres --extra llm --extra speech --extra phonemes --constraint requirements/dev.lock

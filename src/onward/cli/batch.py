@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from pathlib import Path
 
 import click
 
-from onward.cli.options import FILE, as_json
+from onward.cli.options import FILE, as_json, size_bytes
 from onward.errors import MissingExtra, UsageError
-
-_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
 @click.command()
@@ -55,8 +52,9 @@ def batch(
 
     job = Job(
         package=package, source=source, output=output, columns=_pairs(columns), keep=_names(keep),
-        outputs=_names(outputs), where=where, limit=limit, max_rejects=max_rejects, memory_bytes=_bytes(memory),
-        restart=restart, decide=not no_decide, store=store, actions=actions, key_file=key_file, tenant=tenant,
+        outputs=_names(outputs), where=where, limit=limit, max_rejects=max_rejects, restart=restart,
+        memory_bytes=size_bytes("--memory", memory), decide=not no_decide, store=store, actions=actions,
+        key_file=key_file, tenant=tenant,
     )  # fmt: skip
     show(run(job), as_json=as_json or not sys.stdout.isatty())
 
@@ -73,10 +71,3 @@ def _pairs(text: str) -> dict[str, str]:
             raise UsageError("not understood", where="--columns", expected="INPUT=COLUMN,…", found=part)
         pairs[name] = column
     return pairs
-
-
-def _bytes(text: str) -> int:
-    found = re.fullmatch(r"([0-9]+)([KMG]?)(i?B)?", text.strip(), re.IGNORECASE)
-    if found is None or int(found[1]) == 0:
-        raise UsageError("not a size", where="--memory", expected="512M or 2G", found=text)
-    return int(found[1]) * _UNITS[found[2].upper()]

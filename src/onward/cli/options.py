@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import getpass
+import re
 from pathlib import Path
 
 import click
 
+from onward.errors import UsageError
+
 DEFAULT_STORE = "sqlite:///var/onward.db"
 
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 SECONDS = click.FloatRange(0, 86_400)
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -41,3 +45,11 @@ def person(name: str | None) -> str:
         return getpass.getuser()
     except (OSError, KeyError, ImportError):  # a user id without a name, as containers have
         return "unknown"
+
+
+def size_bytes(option: str, text: str) -> int:
+    """A size as people write it: `512M`, `2G`, `2GiB`. Raises `UsageError` naming the option."""
+    found = re.fullmatch(r"([0-9]+)([KMG]?)(i?B)?", text.strip(), re.IGNORECASE)
+    if found is None or int(found[1]) == 0:
+        raise UsageError("not a size", where=option, expected="512M or 2G", found=text)
+    return int(found[1]) * _UNITS[found[2].upper()]

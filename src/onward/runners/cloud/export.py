@@ -1,0 +1,150 @@
+"""`onward cloud`: facts first, then one folder for each target, and all of it under its name in one rename."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from onward.errors import Unavailable, UsageError
+from onward.runners.cloud import docker, kserve, kubernetes, systemd
+from onward.runners.cloud.deployment import Deployment, Sizing
+from onward.runners.cloud.measurement import estimate, measure
+from onward.runners.cloud.packages import Packaged, collect
+
+_RAY = "onward.runners.cloud.ray_application"
+_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,51}[a-z0-9])?")
+_IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@-]*")
+_URI = re.compile(r"[a-z][a-z0-9+.-]*://[^\s]+")
+_MEASURED_S = 1.5
+
+Writer = Callable[[Deployment, Path], tuple[str, ...]]
+WRITERS: dict[str, Writer] = {
+    "docker": docker.write, "kubernetes": kubernetes.write, "kserve": kserve.write, "systemd": systemd.write,
+}  # fmt: skip
+TARGETS = (*WRITERS, "ray")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CloudOptions:
+    """What a person may say about a deployment; what is left empty is chosen by the packages."""
+
+    source: str
+    out: Path
+    targets: tuple[str, ...]
+    name: str = ""
+    image: str = ""
+    base: str = ""
+    namespace: str = "default"
+    min_replicas: int = 2
+    max_replicas: int = 10
+    cpus: float = 1.0
+    memory_bytes: int = 0
+    canary_percent: int = 0
+    storage_uri: str = ""
+    measure: bool = True
+    force: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Export:
+    """What was written: the deployment, and what a person should know about each target."""
+
+    out: Path
+    deployment: Deployment
+    notes: dict[str, tuple[str, ...]]
+
+
+def export(options: CloudOptions, *, progress: Callable[[str], None] = lambda _: None) -> Export:
+    """Write the targets into OUT; nothing of it is there until all of it is.
+
+    Raises `UsageError` for a name that no cluster takes and where OUT exists, and what packages and servers raise.
+    """
+    check(options)
+    packages = collect(options.source)
+    progress(f"{len(packages)} package(s): {', '.join(f'{one.name} {one.version}' for one in packages)}")
+    sizing = measure(packages, seconds=_MEASURED_S, progress=progress) if options.measure else estimate(packages)
+    deployment = describe(options, packages, sizing)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    made = Path(tempfile.mkdtemp(prefix=f".{options.out.name}-", dir=options.out.parent))
+    try:
+        made.chmod(0o755)
+        notes = {}
+        for target in options.targets:
+            progress(f"writing {target}")
+            folder = made / target
+            folder.mkdir()
+            written = _write_ray(packages, folder, options) if target == "ray" else WRITERS[target](deployment, folder)
+            notes[target] = tuple(note.replace("FOLDER", str(options.out / target)) for note in written)
+        _publish(made, options.out, force=options.force)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+    return Export(out=options.out, deployment=deployment, notes=notes)
+
+
+def check(options: CloudOptions) -> None:
+    """Raise `UsageError` for what can be told before anything is read."""
+    unknown = [target for target in options.targets if target not in TARGETS]
+    if unknown or not options.targets:
+        raise UsageError("no such target", where="--target", expected=f"one of {', '.join(TARGETS)}",
+                         found=", ".join(unknown) or "none")  # fmt: skip
+    if options.out.exists() and not options.force:
+        raise UsageError("it exists", where=str(options.out), expected="a path without anything, or --force")
+    if "ray" in options.targets and find_spec(_RAY) is None:
+        raise Unavailable("this version of Onward has no Ray application yet", where="--target ray")
+    if options.min_replicas > options.max_replicas:
+        raise UsageError("more than the most", where="--replicas", expected=f"at most {options.max_replicas}",
+                         found=str(options.min_replicas))  # fmt: skip
+    if "systemd" in options.targets and options.min_replicas > 99:
+        raise UsageError("more than systemd's units have ports for", where="--replicas", expected="at most 99",
+                         found=str(options.min_replicas))  # fmt: skip
+    for where, value, pattern in (("--name", options.name, _LABEL), ("--namespace", options.namespace, _LABEL),
+                                  ("--image", options.image, _IMAGE), ("--base", options.base, _IMAGE),
+                                  ("--storage-uri", options.storage_uri, _URI)):  # fmt: skip
+        if value and pattern.fullmatch(value) is None:
+            expected = "lower-case letters, digits and hyphens, at most 53" if pattern is _LABEL else "a reference"
+            raise UsageError("not a name that the target takes", where=where, expected=expected, found=value[:80])
+
+
+def describe(options: CloudOptions, packages: tuple[Packaged, ...], sizing: Sizing) -> Deployment:
+    """The facts of a deployment. The image's tag says what is in it: the same packages have the same tag."""
+    digest = hashlib.sha256(
+        "\n".join(f"{one.name} {one.version} {one.digest}" for one in packages).encode()
+    ).hexdigest()
+    name = options.name or (
+        f"onward-{packages[0].name.replace('_', '-').strip('-')}"[:53] if len(packages) == 1 else "onward"
+    )
+    version = f"{packages[0].version}-{digest[:12]}" if len(packages) == 1 else digest[:12]
+    python = f"python:{sys.version_info.major}.{sys.version_info.minor}-slim"
+    return Deployment(
+        name=name, packages=packages, sizing=sizing, image=options.image or f"{name}:{version}",
+        base=options.base or python, namespace=options.namespace, min_replicas=options.min_replicas,
+        max_replicas=options.max_replicas, cpus=options.cpus, memory_bytes=options.memory_bytes,
+        canary_percent=options.canary_percent, storage_uri=options.storage_uri,
+    )  # fmt: skip
+
+
+def _write_ray(packages: Sequence[Packaged], folder: Path, options: CloudOptions) -> tuple[str, ...]:
+    write: Callable[..., tuple[str, ...]] = importlib.import_module(_RAY).write
+    found = Path(options.source)
+    more: dict[str, Any] = {"min_replicas": options.min_replicas, "max_replicas": options.max_replicas}
+    return write(found if found.exists() else packages[0].folder, folder, **more)
+
+
+def _publish(made: Path, out: Path, *, force: bool) -> None:
+    """Give the finished folder its name; what was there before is moved aside first, then removed."""
+    if out.exists() and force:
+        aside = Path(tempfile.mkdtemp(prefix=f".{out.name}-old-", dir=out.parent))
+        out.rename(aside / out.name)
+        made.rename(out)
+        shutil.rmtree(aside, ignore_errors=True)
+    else:
+        made.rename(out)
