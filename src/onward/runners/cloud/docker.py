@@ -70,7 +70,7 @@ def containerfile(deployment: Deployment) -> str:
         f"LABEL {_labels(deployment)}",
         *(state if deployment.decides else []),
         f"COPY --from=build {VENV} {VENV}",
-        f"COPY {BILL} /usr/share/onward/{BILL}",
+        f"COPY {BILL} {REPOSITORY.parent}/{BILL}",
         f"COPY repository {REPOSITORY}",
         f"ENV {_pairs(variables)}",
         f"USER {owned}",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import http.client
 import itertools
+import math
 import os
 import signal
 import socket
@@ -16,7 +17,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -31,8 +32,8 @@ _CALLERS = 4
 _ANSWER_TIMEOUT_S = 120.0
 _READY_TIMEOUT_S = 300.0
 _STOP_TIMEOUT_S = 60.0
+_SETTLED_S = 1.0
 _OF_SIZE, _BESIDES_BYTES = 3, 192 << 20
-_TAIL_BYTES = 2000
 
 
 def estimate(packages: tuple[Packaged, ...]) -> Sizing:
@@ -48,13 +49,13 @@ def measure(packages: tuple[Packaged, ...], *, seconds: float, progress: Callabl
         copy(packages, folder / "repository")
         progress("starting a server to measure it")
         started_s = time.monotonic()
-        with _server(folder) as (process, port):
-            _wait_until_ready(process, port, folder / "log")
+        with _server(folder) as (process, ports):
+            _wait_until_ready(process, ports, len(packages), folder / "log")
             start_s = time.monotonic() - started_s
             rates: dict[str, float] = {}
             for one in packages:
                 progress(f"asking {one.name}")
-                rates[one.name] = _rate(one, port, seconds)
+                rates[one.name] = _rate(one, ports[0], seconds)
             peak = _peak_bytes(process.pid)
     return Sizing(
         measured=True, peak_bytes=peak or estimate(packages).peak_bytes, start_s=round(start_s, 3), cores=cores(),
@@ -63,8 +64,8 @@ def measure(packages: tuple[Packaged, ...], *, seconds: float, progress: Callabl
 
 
 @contextmanager
-def _server(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    port, admin_port = _free_ports()
+def _server(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], tuple[int, int]]]:
+    port, admin_port = ports = _free_ports()
     command = [sys.executable, "-m", "onward", "serve", str(folder / "repository"), "--port", str(port)]
     command += ["--admin-port", str(admin_port), "--watch-interval", "0", "--no-relay"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ONWARD_")}
@@ -72,7 +73,7 @@ def _server(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment, cwd=folder)
     try:
-        yield process, port
+        yield process, ports
     finally:
         process.send_signal(signal.SIGTERM)
         try:
@@ -82,22 +83,33 @@ def _server(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
             process.wait()
 
 
-def _wait_until_ready(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    give_up_s = time.monotonic() + _READY_TIMEOUT_S
-    while time.monotonic() < give_up_s:
-        if process.poll() is not None:
-            break
-        with suppress(OSError, http.client.HTTPException):
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-            connection.request("GET", READY)
-            if connection.getresponse().status == 200:
-                return
+def _wait_until_ready(process: subprocess.Popen[bytes], ports: tuple[int, int], count: int, log: Path) -> None:
+    """Raises `PackageError` with the reasons once every package is either served or has failed for good."""
+    give_up_s, settled_s = time.monotonic() + _READY_TIMEOUT_S, math.inf
+    reasons: list[str] = []
+    while time.monotonic() < min(give_up_s, settled_s) and process.poll() is None:
+        if _get(ports[0], READY)[0] == 200:
+            return
+        status, body = _get(ports[1], "/admin/models")
+        models = msgspec.json.decode(body)["models"] if status == 200 else []
+        reasons = [f"{one['name']}: {one['reason']} [{one['code']}]" for one in models if one["state"] == "failed"]
+        if not reasons or len(models) < count:
+            settled_s = math.inf
+        elif settled_s == math.inf:  # a package of stages fails until its stages are there
+            settled_s = time.monotonic() + _SETTLED_S
         time.sleep(0.02)
-        lines = log.read_text("utf-8", "replace")
-        if "did not load" in lines or "not served" in lines:
-            break
-    told = log.read_text("utf-8", "replace")[-_TAIL_BYTES:].strip().splitlines()
-    raise PackageError("the server does not get ready with these packages", found="; ".join(told[-3:]) or "no reason")
+    told = reasons or log.read_text("utf-8", "replace").strip().splitlines()[-3:]
+    raise PackageError("the server does not get ready with these packages", found="; ".join(told) or "no reason")
+
+
+def _get(port: int, path: str) -> tuple[int, bytes]:
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=5)) as connection:
+        try:
+            connection.request("GET", path)
+            response = connection.getresponse()
+            return response.status, response.read()
+        except (OSError, http.client.HTTPException):
+            return 0, b""
 
 
 def _rate(package: Packaged, port: int, seconds: float) -> float:

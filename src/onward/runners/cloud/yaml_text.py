@@ -18,7 +18,7 @@ _WORDS = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false", "null",
 def document(value: Mapping[str, Any], *, comment: str = "") -> str:
     """One YAML document; `comment` stands above it. Values are mappings, sequences, texts, numbers, booleans, None."""
     above = "".join(f"# {line}".rstrip() + "\n" for line in comment.splitlines())
-    return above + "\n".join(_mapping(value, "")) + "\n"
+    return above + "\n".join(_mapping(value, "") or ["{}"]) + "\n"
 
 
 def documents(values: Sequence[Mapping[str, Any]]) -> str:

@@ -1,0 +1,116 @@
+"""OUT is there whole or not at all, and what no target takes is refused before anything is written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from onward.errors import OnwardError, PackageError, UsageError
+from onward.package.assembly import assemble
+from onward.runners.cloud import export as module
+from onward.runners.cloud.export import TARGETS, WRITERS, CloudOptions, export
+from onward.runners.cloud.measurement import estimate
+from onward.runners.cloud.packages import collect
+from onward.testing import tiny_package
+
+
+def options(tiny: Path, out: Path, *targets: str, **more: Any) -> CloudOptions:
+    return CloudOptions(source=str(tiny), out=out, targets=targets or tuple(WRITERS), **({"measure": False} | more))
+
+
+def test_every_target_has_a_folder_and_notes_with_paths_that_exist(tiny: Path, tmp_path: Path) -> None:
+    made = export(options(tiny, tmp_path / "out"))
+    assert {path.name for path in made.out.iterdir()} == set(WRITERS) == set(made.notes)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    for notes in made.notes.values():
+        assert not any("FOLDER" in note for note in notes)
+    assert made.deployment.image == export(options(tiny, tmp_path / "again", "kserve")).deployment.image
+
+
+def test_measured_figures_come_from_a_server_that_answered(tiny: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    sizing = export(options(tiny, tmp_path / "out", "kubernetes", measure=True), progress=said.append).deployment.sizing
+    assert sizing.measured
+    assert 50 << 20 < sizing.peak_bytes < 2 << 30
+    assert 0 < sizing.start_s < 30
+    assert sizing.answers_per_s["tiny"] > 50
+    assert "asking tiny" in said
+
+
+def test_without_measuring_memory_grows_with_the_packages(tiny: Path) -> None:
+    (package,) = collect(str(tiny))
+    assert not estimate((package,)).measured
+    assert estimate((package, package)).peak_bytes - estimate((package,)).peak_bytes == 3 * package.size_bytes
+
+
+def test_a_package_that_does_not_get_ready_is_told_with_the_servers_reason(tmp_path: Path) -> None:
+    folder = tiny_package(tmp_path / "tiny", lock=False)
+    manifest = folder / "onward.toml"
+    manifest.write_text(manifest.read_text().replace('backend = "onnx"', 'backend = "onnx"\nproviders = ["cuda"]'))
+    assemble(folder)
+    with pytest.raises(PackageError, match="PROVIDER_MISSING"):
+        export(options(folder, tmp_path / "out", "kserve", measure=True))
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_fails_in_the_middle_leaves_nothing(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any) -> tuple[str, ...]:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setitem(module.WRITERS, "systemd", fails)
+    with pytest.raises(OSError, match="No space"):
+        export(options(tiny, tmp_path / "out"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_exists_is_replaced_only_when_told_to(tiny: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "mine").write_text("keep")
+    with pytest.raises(UsageError, match="it exists"):
+        export(options(tiny, out, "kserve"))
+    assert (out / "mine").read_text() == "keep"
+    export(options(tiny, out, "kserve", force=True))
+    assert [path.name for path in out.iterdir()] == ["kserve"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"targets": ("helm",)}, {"targets": ()}, {"name": "Onward"}, {"name": "a\nb"}, {"name": "x" * 54},
+        {"namespace": "default; rm"}, {"image": "a b"}, {"image": "x\nUSER root"}, {"base": "$(id)"},
+        {"storage_uri": "/etc"}, {"min_replicas": 11},
+        {"targets": ("systemd",), "min_replicas": 100, "max_replicas": 100},
+    ],
+)  # fmt: skip
+def test_what_no_target_takes_is_refused_first(tiny: Path, tmp_path: Path, wrong: dict[str, Any]) -> None:
+    targets = wrong.pop("targets", ("kserve",))
+    with pytest.raises(UsageError):
+        export(CloudOptions(source=str(tiny), out=tmp_path / "out", targets=targets, measure=False, **wrong))
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_ray_target_says_clearly_where_it_is_not_there(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "ray" in TARGETS
+    monkeypatch.setattr(module, "find_spec", lambda _: None)
+    with pytest.raises(OnwardError, match="no Ray application"):
+        export(options(tiny, tmp_path / "out", "ray"))
+
+
+def test_a_person_reads_figures_and_a_program_json(
+    tiny: Path, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    from onward.runners.cloud.summary import show
+
+    made = export(options(tiny, tmp_path / "out", "docker"))
+    show(made, as_json=True)
+    report = json.loads(capfdbinary.readouterr().out)
+    assert report["packages"][0]["name"] == "tiny" and report["targets"] == ["docker"]
+    assert report["image"].startswith("onward-tiny:1.0.0-")
+    assert report["sizing"]["measured"] is False
