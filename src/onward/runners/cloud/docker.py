@@ -59,7 +59,7 @@ def containerfile(deployment: Deployment) -> str:
         f"ARG BASE={deployment.base}",
         "",
         "FROM ${BASE} AS build",
-        "WORKDIR /build",
+        "WORKDIR /opt/build",
         f"RUN {_exec(['python', '-m', 'venv', '--without-pip', str(VENV)])}",
         f"COPY {LOCK} ./",
         f"COPY {WHEELS} ./{WHEELS}",
