@@ -56,9 +56,7 @@ def containerfile(deployment: Deployment) -> str:
     state = [f"RUN {_exec(['install', '-d', '-m', '0700', '-o', str(UID), '-g', str(UID), str(STATE)])}"]
     lines = [
         f"# {deployment.name}: written by `onward cloud`; build it in this folder.",
-        f"ARG BASE={deployment.base}",
-        "",
-        "FROM ${BASE} AS build",
+        f"FROM {deployment.base} AS build",
         "WORKDIR /opt/build",
         f"RUN {_exec(['python', '-m', 'venv', '--without-pip', str(VENV)])}",
         f"COPY {LOCK} ./",
@@ -66,7 +64,7 @@ def containerfile(deployment: Deployment) -> str:
         f"RUN {_exec(pip)}",
         f"RUN {_exec([str(VENV / 'bin' / 'python'), '-m', 'compileall', '-q', '-j', '0', str(VENV / 'lib')])}",
         "",
-        "FROM ${BASE}",
+        f"FROM {deployment.base}",
         f"LABEL {_labels(deployment)}",
         *(state if deployment.decides else []),
         f"COPY --from=build {VENV} {VENV}",

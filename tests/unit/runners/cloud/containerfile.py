@@ -47,16 +47,15 @@ class Stage:
 
 
 def read(file: Path) -> list[Stage]:
-    """The stages, with `${BASE}` put in."""
+    """The stages, in their order."""
     text = re.sub(r"\\\n\s*", " ", file.read_text("utf-8"))
     lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
-    base = next(line.removeprefix("ARG BASE=") for line in lines if line.startswith("ARG BASE="))
     stages: list[Stage] = []
     for line in lines:
         name, _, rest = line.partition(" ")
         if name == "FROM":
             image, _, called = rest.partition(" AS ")
-            stages.append(Stage(base=image.replace("${BASE}", base), name=called))
+            stages.append(Stage(base=image, name=called))
         elif stages:
             stages[-1].steps.append(Instruction(name=name, text=rest))
     return stages

@@ -51,6 +51,12 @@ def test_what_the_image_runs_is_what_the_deployment_says(deployment: Make, stage
     assert re.search(rf"GET', '{READY}'", stages[-1].of("HEALTHCHECK")[0].text)
 
 
+def test_both_stages_build_on_the_base_that_was_asked_for(deployment: Make, tmp_path: Path) -> None:
+    base = f"mirror.example/python@sha256:{'0' * 64}"
+    docker.write(deployment(base=base), tmp_path)
+    assert [stage.base for stage in read(tmp_path / "Containerfile")] == [base, base]
+
+
 def test_nothing_is_installed_but_by_its_hash(context: Path, stages: list[Stage]) -> None:
     (install,) = [
         step for stage in stages for step in stage.of("RUN") if "install" in step.words and "pip" in step.words
