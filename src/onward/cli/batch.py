@@ -15,6 +15,7 @@ from onward.errors import MissingExtra, UsageError
 @click.argument("package")
 @click.argument("source", metavar="IN")
 @click.argument("output", metavar="OUT")
+@click.option("--query", default="", metavar="SQL", help="What to read of the database IN: select … order by …")
 @click.option("--columns", default="", metavar="INPUT=COLUMN,…", help="Which column each input is read from.")
 @click.option("--keep", default="", metavar="COLUMN,…", help="Columns of IN to write beside the answers; *: all.")
 @click.option("--outputs", default="", help="Further outputs, by name, that are computed only on request.")
@@ -31,15 +32,15 @@ from onward.errors import MissingExtra, UsageError
 @click.option("--tenant", default="default", show_default=True, help="Whose decisions these are.")
 @as_json
 def batch(
-    package: str, source: str, output: str, columns: str, keep: str, outputs: str, where: str, limit: int | None,
-    max_rejects: int | None, memory: str, restart: bool, no_decide: bool, store: str, actions: Path | None,
-    key_file: Path | None, tenant: str, as_json: bool,
+    package: str, source: str, output: str, query: str, columns: str, keep: str, outputs: str, where: str,
+    limit: int | None, max_rejects: int | None, memory: str, restart: bool, no_decide: bool, store: str,
+    actions: Path | None, key_file: Path | None, tenant: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Answer every row of IN into OUT; the same command again goes on where a killed one stopped.
 
-    IN is a Parquet, Arrow, CSV, JSONL or text file, a folder or pattern of such, or a folder of images, sound or texts.
-    OUT is a file ending in .parquet, .arrow, .csv or
-    .jsonl, or a folder for Parquet parts.
+    IN is a Parquet, Arrow, CSV, JSONL or text file, a folder or pattern of such, a folder of images, sound or texts, or
+    a database, as sqlite:///FILE?table=NAME or postgresql://… with ?table= or --query. OUT is a file ending in
+    .parquet, .arrow, .csv or .jsonl, a folder for Parquet parts, or a table to make, as sqlite:///FILE?table=NAME.
     """
     try:
         from onward.runners.batch.runner import run
@@ -51,7 +52,7 @@ def batch(
     from onward.runners.batch.summary import show
 
     job = Job(
-        package=package, source=source, output=output, columns=_pairs(columns), keep=_names(keep),
+        package=package, source=source, output=output, query=query, columns=_pairs(columns), keep=_names(keep),
         outputs=_names(outputs), where=where, limit=limit, max_rejects=max_rejects, restart=restart,
         memory_bytes=size_bytes("--memory", memory), decide=not no_decide, store=store, actions=actions,
         key_file=key_file, tenant=tenant,

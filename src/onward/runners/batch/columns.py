@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import pyarrow as pa
 
 from onward.errors import MissingInput, UnknownInput, UsageError
@@ -79,7 +81,7 @@ def _take_content(inputs: Sequence[Field], columns: dict[str, str]) -> None:
 
 
 def _given(field: Field, value: Any) -> Any:
-    """A cell as the pipeline takes it: files may be in a struct, as data sets keep them, or base64 text."""
+    """A cell as the pipeline takes it: files in a struct, as data sets have them, or base64; lists as JSON."""
     if field.content in ("image", "audio"):
         if isinstance(value, dict) and isinstance(value.get("bytes"), bytes):
             return value["bytes"]
@@ -88,6 +90,9 @@ def _given(field: Field, value: Any) -> Any:
                 return base64.b64decode(value.partition(",")[2] if value.startswith("data:") else value, validate=True)
             except ValueError:
                 return value
+    if field.shape and field.datatype != "BYTES" and isinstance(value, str):  # as CSV files and databases have lists
+        with suppress(msgspec.DecodeError):
+            return msgspec.json.decode(value)
     if field.content == "chat" and isinstance(value, str):
         return [{"role": "user", "content": value}]
     return value

@@ -42,3 +42,11 @@ class TooManyRejects(OnwardError):
     code = "TOO_MANY_REJECTS"
     status = 400
     exit_code = 65
+
+
+class DatabaseUnavailable(OnwardError):
+    """The database cannot be reached."""
+
+    code = "DATABASE_UNAVAILABLE"
+    status = 503
+    exit_code = 69

@@ -17,15 +17,16 @@ from typing import TypeAlias
 import pyarrow as pa
 
 from onward.act import crash
-from onward.runners.batch.errors import TooManyRejects
+from onward.runners.batch.errors import JobChanged, TooManyRejects
 from onward.runners.batch.journal import Journal
-from onward.runners.batch.output import Assembly, Output
+from onward.runners.batch.output import Assembling, Output
 from onward.runners.batch.progress import Progress
 from onward.runners.batch.records import Chunk, Job, Plan, ShardDone
 from onward.runners.batch.shards import ShardWork
 from onward.runners.batch.source import Source
 
 _POLL_S = 0.1
+_DIGEST_ROWS = 4096
 
 Told: TypeAlias = ShardDone | int | BaseException
 """What the threads tell: a shard is written, there are so many shards, or something failed."""
@@ -52,7 +53,9 @@ class Run:
         self._work = work
         self._output = output
         self._journal = journal
+        assert journal.head is not None
         self._plan: Plan = journal.plan
+        self._run_id: str = journal.head["run_id"]
         self._ready: queue.Queue[tuple[int, Chunk] | None] = queue.Queue(maxsize=self._plan.workers)
         self._told: queue.Queue[Told] = queue.Queue()
         self._stopped = threading.Event()
@@ -61,7 +64,7 @@ class Run:
         """Do what is left to do. Raises what failed; what is durable stays so."""
         done = dict(self._journal.shards)
         progress = Progress(self._total(), done=sum(shard.rows for shard in done.values()))
-        assembly = Assembly(self._output, self._work.schema)
+        assembly = self._output.assemble(self._work.schema, self._run_id)
         threads = [threading.Thread(target=self._read, name="batch-read", daemon=True)]
         for number in range(self._plan.workers):
             threads.append(threading.Thread(target=self._answer, name=f"batch-work-{number}", daemon=True))
@@ -86,7 +89,7 @@ class Run:
             rows_per_s=progress.rows_per_s,
         )  # fmt: skip
 
-    def _collect(self, assembly: Assembly, progress: Progress) -> int:
+    def _collect(self, assembly: Assembling, progress: Progress) -> int:
         """Journal the shards as they come, add them in order; returns how many there are."""
         shards: int | None = None
         rejects = sum(shard.rejects for shard in self._journal.shards.values())
@@ -125,6 +128,7 @@ class Run:
             shards = first
             for index, chunk in enumerate(self._chunks(first), first):
                 shards = index + 1
+                self._compare(index, chunk)
                 if index not in self._journal.shards and not self._put((index, chunk)):
                     return
             self._told.put(shards)
@@ -133,6 +137,16 @@ class Run:
         finally:
             for _ in range(self._plan.workers):
                 self._put(None)
+
+    def _compare(self, index: int, chunk: Chunk) -> None:
+        """Rows that only tell themselves whether they are the same must be those that were read before."""
+        known = self._journal.shards
+        for number, digest in ((index - 1, chunk.before), (index, chunk.digest)):
+            if number in known and digest and known[number].source != digest:
+                raise JobChanged(
+                    "this output was begun with other rows, or in another order", where=self._job.output_name,
+                    expected="the same, or --restart to start over",
+                )  # fmt: skip
 
     def _chunks(self, first: int) -> Iterator[Chunk]:
         """The shards' rows, from the first that is missing on."""
@@ -172,7 +186,9 @@ class Run:
         table, rejects = self._work.answer(chunk)
         crash.point("batch.shard_scored")
         digest = self._output.write_shard(index, table, rejects)
-        return ShardDone(index=index, rows=count, answers=table.num_rows, rejects=len(rejects), digest=digest)
+        return ShardDone(
+            index=index, rows=count, answers=table.num_rows, rejects=len(rejects), digest=digest, source=chunk.digest
+        )
 
 
 def peek(source: Source, columns: list[str], rows: int) -> Chunk:
@@ -182,6 +198,18 @@ def peek(source: Source, columns: list[str], rows: int) -> Chunk:
             return chunk
     empty = pa.RecordBatch.from_pylist([], schema=pa.schema([source.schema.field(name) for name in columns]))
     return Chunk(table=empty, rows=[])
+
+
+def digest_of(source: Source, columns: list[str], limit: int | None) -> str:
+    """The digest of a live source's rows."""
+    digest = ""
+    size = max(min(_DIGEST_ROWS, limit or _DIGEST_ROWS), 1)
+    start = 0
+    for chunk in source.chunks(columns, size):
+        if limit is not None and start >= limit:
+            break
+        digest, start = chunk.digest, start + size
+    return digest or source.digest()
 
 
 def _generator(source: Source, columns: list[str], rows: int) -> Generator[Chunk, None, None]:

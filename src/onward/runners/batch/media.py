@@ -25,6 +25,8 @@ CONTENT = "content"
 class MediaFiles:
     """Files whose bytes are the value. A file that cannot be read, or is larger than `limit_bytes`, is a reject."""
 
+    live = False
+
     def __init__(self, paths: Sequence[Path], root: Path, *, text: bool, limit_bytes: int) -> None:
         self._files = Files(paths, root)
         self._root = root

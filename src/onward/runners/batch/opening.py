@@ -1,4 +1,4 @@
-"""From what a person calls the input to a source: files, folders, patterns."""
+"""From what a person calls the input and the output to those: files, folders, patterns, databases."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import glob
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from onward.errors import NotFound
+from onward.errors import NotFound, UsageError
 from onward.package.manifest import Manifest
+from onward.runners.batch.databases import Database, is_database, shown
 from onward.runners.batch.errors import SourceUnreadable
 from onward.runners.batch.media import SUFFIXES, MediaFiles
+from onward.runners.batch.output import Output
 from onward.runners.batch.source import Source
 from onward.runners.batch.tables import TableFiles
 from onward.runners.batch.texts import TextFiles
@@ -19,12 +21,22 @@ _TABLES = frozenset({".parquet", ".pq", ".arrow", ".feather"})
 _TEXTS = frozenset({".csv", ".tsv", ".jsonl", ".txt"})
 
 
-def open_source(name: str, manifest: Manifest, columns: Mapping[str, str]) -> Source:
+def open_source(
+    name: str, manifest: Manifest, columns: Mapping[str, str], *, query: str = "", limit: int | None = None
+) -> Source:
     """The source of that name. `columns` says which column of it each input is read from, where not its own.
 
-    Raises `NotFound`, `SourceUnreadable`.
+    Raises `NotFound`, `SourceUnreadable` and, of databases, `DatabaseUnavailable`, `UsageError`, `MissingExtra`.
     """
     fields = {columns.get(field.name, field.name): field for field in manifest.inputs}
+    if is_database(name):
+        from onward.runners.batch.database_rows import DatabaseRows
+
+        return DatabaseRows(name, query, fields, limit)
+    if query:
+        raise UsageError(
+            "only a database has queries", where="--query", expected="IN as sqlite:///FILE or postgresql://…"
+        )
     paths, root = _files(name)
     kinds = {path.suffix.lower() for path in paths}
     media = _media(manifest, paths, is_folder=Path(name).is_dir())
@@ -42,6 +54,18 @@ def open_source(name: str, manifest: Manifest, columns: Mapping[str, str]) -> So
     raise SourceUnreadable(
         "not a kind of file that is read", where=name, expected=_expected(), found=kind or "no suffix"
     )
+
+
+def open_output(name: str, source: str) -> Output:
+    """The output of that name, which is not the source. Raises `UsageError`, `MissingExtra`."""
+    if not is_database(name):
+        return Output(name)
+    from onward.runners.batch.database_table import DatabaseTable
+
+    output = DatabaseTable(name)
+    if is_database(source) and output.database.same_table(Database.parse(source)):
+        raise UsageError("input and output are the same table", where=shown(name))
+    return output
 
 
 def _files(name: str) -> tuple[Sequence[Path], Path]:

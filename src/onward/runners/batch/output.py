@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 import pyarrow as pa
@@ -20,7 +21,29 @@ from onward.errors import UsageError
 from onward.runners.batch.durable import publish, sync_folder, write_whole
 from onward.runners.batch.errors import OutputFailed
 from onward.runners.batch.forms import FORMS, Writer, write_arrow, write_parquet
+from onward.runners.batch.lock import locked
 from onward.runners.batch.records import Reject
+
+
+class Assembling(Protocol):
+    """An output while it is put together from its shards, in their order."""
+
+    @property
+    def added(self) -> int:
+        """How many shards are in it."""
+        ...
+
+    def add(self, digest: str) -> None:
+        """Add the next shard, which is durable."""
+        ...
+
+    def finish(self) -> str:
+        """Give the output its name; returns its SHA-256."""
+        ...
+
+    def abandon(self) -> None:
+        """Close what is open; the shards stay."""
+        ...
 
 
 class Output:
@@ -36,9 +59,26 @@ class Output:
             raise UsageError("not a form that is written", where=name, expected=expected, found=self.form)
         beside = self.path / "_" if self.is_folder else self.path.with_name(f"{self.path.name}_")
         self.folder = self.path if self.is_folder else self.path.parent
+        self._place_beside(beside)
+
+    def _place_beside(self, beside: Path) -> None:
         self.work, self.lock, self.run, self.rejects = (
             beside.with_name(beside.name + word) for word in ("work", "lock", "run.json", "rejects.jsonl")
         )
+
+    @contextmanager
+    def locked(self, name: str) -> Iterator[None]:
+        """Keep other jobs away, which are told its name. Raises `OutputBusy`."""
+        with _writing(self.lock):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as stack:
+            with _writing(self.lock):
+                stack.enter_context(locked(self.lock, output=name))
+            yield
+
+    def assemble(self, schema: pa.Schema, run_id: str) -> Assembling:
+        """The output of a run, to put together."""
+        return Assembly(self, schema)
 
     @property
     def journal(self) -> Path:
@@ -64,15 +104,19 @@ class Output:
             (write_parquet if self.is_folder else write_arrow)(made, table)
             crash.point("batch.shard_written")
             publish(made, shard)
+            self._write_rejects(index, rejects)
+            with shard.open("rb") as stream:
+                digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        crash.point("batch.shard_published")
+        return digest
+
+    def _write_rejects(self, index: int, rejects: Sequence[Reject]) -> None:
+        with _writing(self._shard_rejects(index)):
             if rejects:
                 lines = b"".join(msgspec.json.encode(reject) + b"\n" for reject in rejects)
                 write_whole(self._shard_rejects(index), lines)
             else:
                 self._shard_rejects(index).unlink(missing_ok=True)
-            with shard.open("rb") as stream:
-                digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        crash.point("batch.shard_published")
-        return digest
 
     def shard(self, index: int) -> Path:
         """A shard's answers; those of a folder may have moved to where they stay."""

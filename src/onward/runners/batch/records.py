@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from onward.runners.batch.databases import shown
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -21,6 +23,7 @@ class Job:
     package: str
     source: str
     output: str
+    query: str = ""
     columns: Mapping[str, str] = field(default_factory=dict)
     keep: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
@@ -34,6 +37,16 @@ class Job:
     actions: Path | None = None
     key_file: Path | None = None
     tenant: str = "default"
+
+    @property
+    def source_name(self) -> str:
+        """The input as it may be told: without a password."""
+        return shown(self.source)
+
+    @property
+    def output_name(self) -> str:
+        """The output as it may be told."""
+        return shown(self.output)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,21 +78,28 @@ class Chunk:
     """Some rows of the source, in order: `rows` are their numbers, one for each row of `table`.
 
     `raw` holds, by place and column, values that do not fit their column's type and are null in the table.
-    `broken` are rows that could not even be read as rows.
+    `broken` are rows that could not even be read as rows. Where only the rows themselves tell whether they are the
+    same as before, `digest` is that of all rows up to the last of these, and `before` that without these.
     """
 
     table: pa.RecordBatch
     rows: Any
     raw: dict[int, dict[str, Any]] = field(default_factory=dict)
     broken: list[Reject] = field(default_factory=list)
+    before: str = ""
+    digest: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardDone:
-    """A shard that is durable: its input rows, the answers and rejects among them, and its file's SHA-256."""
+    """A shard that is durable: its input rows, the answers and rejects among them, and its file's SHA-256.
+
+    `source` is the digest of the input's rows up to its last, where the source tells it.
+    """
 
     index: int
     rows: int
     answers: int
     rejects: int
     digest: str
+    source: str = ""

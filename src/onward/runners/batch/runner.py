@@ -25,14 +25,14 @@ from onward.package.package import open_package
 from onward.pipeline import Pipeline
 from onward.runners.batch.answers import AnswerColumns
 from onward.runners.batch.columns import Columns, map_columns
+from onward.runners.batch.databases import shown
 from onward.runners.batch.deciding import open_deciding
 from onward.runners.batch.durable import write_whole
 from onward.runners.batch.errors import JobChanged
-from onward.runners.batch.job import Run, peek
+from onward.runners.batch.job import Run, digest_of, peek
 from onward.runners.batch.journal import Journal
-from onward.runners.batch.lock import locked
 from onward.runners.batch.media import FILE
-from onward.runners.batch.opening import open_source
+from onward.runners.batch.opening import open_output, open_source
 from onward.runners.batch.output import Output
 from onward.runners.batch.plan import tune
 from onward.runners.batch.records import Job, Plan
@@ -49,22 +49,22 @@ _PEEK_ROWS = 256
 def run(job: Job) -> Mapping[str, Any]:
     """Do the job, or what is left of it; returns what `_run.json` says. Raises `OnwardError`."""
     started_s = time.monotonic()
-    output = Output(job.output)
+    output = open_output(job.output, job.source)
     with ExitStack() as stack:
         pipeline = stack.enter_context(_opened(job))
-        source = open_source(job.source, pipeline.manifest, job.columns)
+        source = open_source(job.source, pipeline.manifest, job.columns, query=job.query, limit=job.limit)
         columns = map_columns(job, pipeline.manifest.inputs, source.schema)
         condition = Condition(job.where, source.schema) if job.where else None
         keep = _kept(job, source.schema)
-        output.folder.mkdir(parents=True, exist_ok=True)
-        stack.enter_context(locked(output.lock, output=job.output))
+        stack.enter_context(output.locked(job.output_name))
         facts = _facts(job, pipeline, source, columns, keep)
-        if (report := _finished(job, output, facts)) is not None:
+        reads = list(dict.fromkeys([*columns.columns.values(), *keep, *(condition.columns if condition else ())]))
+        if (report := _finished(job, output, facts, source, reads)) is not None:
             return report
         output.work.mkdir(exist_ok=True)
         journal = Journal(output.journal)
         stack.callback(journal.close)
-        _begin(job, pipeline, source, columns, condition, keep, output, journal, facts)
+        _begin(job, pipeline, source, columns, reads, journal, facts)
         assert journal.head is not None
         digest = _Digest(source, journal)
         answers = _answers(job, pipeline)
@@ -117,7 +117,7 @@ def _facts(job: Job, pipeline: AnyPipeline, source: Source, columns: Columns, ke
         "input": list(source.facts()),
         "options": {
             "columns": dict(columns.columns), "keep": list(keep), "outputs": list(job.outputs), "where": job.where,
-            "limit": job.limit, "decide": job.decide, "store": job.store, "tenant": job.tenant,
+            "limit": job.limit, "decide": job.decide, "store": shown(job.store), "tenant": job.tenant,
             "actions": job.actions.read_text("utf-8") if job.actions else "",
         },
         "versions": {
@@ -127,7 +127,9 @@ def _facts(job: Job, pipeline: AnyPipeline, source: Source, columns: Columns, ke
     }  # fmt: skip
 
 
-def _finished(job: Job, output: Output, facts: Mapping[str, Any]) -> Mapping[str, Any] | None:
+def _finished(
+    job: Job, output: Output, facts: Mapping[str, Any], source: Source, reads: list[str]
+) -> Mapping[str, Any] | None:
     """The report of the same job where it is finished already; with `restart`, all of it is removed."""
     if job.restart:
         output.clear()
@@ -135,20 +137,28 @@ def _finished(job: Job, output: Output, facts: Mapping[str, Any]) -> Mapping[str
     if output.run.is_file() and output.exists:
         report: dict[str, Any] = msgspec.json.decode(output.run.read_bytes())
         _same(report["job"], facts, job)
+        if source.live and digest_of(source, reads, job.limit) != report["input"]["sha256"]:
+            raise _changed("input", job)
         _tidy(output)
         return report | {"repeated": True}
     if output.exists and not output.journal.is_file():
-        raise JobChanged("there is something already, and no job that made it", where=job.output, expected="--restart")
+        raise JobChanged(
+            "there is something already, and no job that made it", where=job.output_name, expected="--restart"
+        )
     return None
 
 
 def _same(before: Mapping[str, Any], facts: Mapping[str, Any], job: Job) -> None:
     for what, value in facts.items():
         if before.get(what) != value:
-            raise JobChanged(
-                f"this output was begun with another {what.removesuffix('s')}", where=job.output,
-                expected="the same, or --restart to start over", found=_difference(before.get(what), value),
-            )  # fmt: skip
+            raise _changed(what.removesuffix("s"), job, _difference(before.get(what), value))
+
+
+def _changed(what: str, job: Job, found: str = "") -> JobChanged:
+    return JobChanged(
+        f"this output was begun with another {what}", where=job.output_name,
+        expected="the same, or --restart to start over", found=found,
+    )  # fmt: skip
 
 
 def _difference(before: Any, now: Any) -> str:
@@ -159,14 +169,13 @@ def _difference(before: Any, now: Any) -> str:
 
 
 def _begin(
-    job: Job, pipeline: AnyPipeline, source: Source, columns: Columns, condition: Condition | None,
-    keep: tuple[str, ...], output: Output, journal: Journal, facts: Mapping[str, Any],
+    job: Job, pipeline: AnyPipeline, source: Source, columns: Columns, reads: list[str], journal: Journal,
+    facts: Mapping[str, Any],
 ) -> None:  # fmt: skip
     """Plan the job and write it down, or see that it is the one that was begun."""
     if journal.head is not None:
         _same(journal.head["job"], facts, job)
         return
-    reads = list(dict.fromkeys([*columns.columns.values(), *keep, *(condition.columns if condition else ())]))
     first = peek(source, reads, _PEEK_ROWS)
     plan: Plan = tune(job, pipeline, first, columns.items(first), source.rows)
     head = {"run_id": secrets.token_hex(8), "started_s": time.time(), "plan": msgspec.to_builtins(plan), "job": facts}
@@ -201,9 +210,10 @@ class _Digest:
 
     def __init__(self, source: Source, journal: Journal) -> None:
         self._source = source
+        self._journal = journal
         self._found: str | BaseException = journal.input_digest
         self._thread = threading.Thread(target=self._read, name="batch-digest", daemon=True)
-        if not self._found:
+        if not self._found and not source.live:
             self._thread.start()
 
     def _read(self) -> None:
@@ -214,6 +224,8 @@ class _Digest:
 
     def wait(self) -> str:
         """SHA-256 in hex."""
+        if self._source.live:
+            return max(self._journal.shards.items())[1].source if self._journal.shards else self._source.digest()
         if self._thread.ident is not None:
             self._thread.join()
         if isinstance(self._found, BaseException):
@@ -229,8 +241,8 @@ def _report(
         "format": 1,
         "run_id": journal.head["run_id"],
         "package": facts["package"],
-        "input": {"name": job.source, "sha256": digest},
-        "output": {"name": job.output, "sha256": outcome.digest},
+        "input": {"name": job.source_name, "sha256": digest},
+        "output": {"name": job.output_name, "sha256": outcome.digest},
         "rows": outcome.rows,
         "answers": outcome.answers,
         "rejects": outcome.rejects,

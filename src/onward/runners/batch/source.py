@@ -15,9 +15,13 @@ from onward.types import Array
 
 
 class Source(Protocol):
-    """Rows with named columns. `rows` is their number where that is known without reading them."""
+    """Rows with named columns. `rows` is their number where that is known without reading them.
+
+    `live` says that only the rows themselves tell whether they are the same as before: its chunks have digests.
+    """
 
     rows: int | None
+    live: bool
 
     @property
     def schema(self) -> pa.Schema:

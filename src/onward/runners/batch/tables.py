@@ -20,6 +20,8 @@ _READ_ROWS = 1 << 16
 class TableFiles:
     """Files with typed columns; all of them have the columns of the first. See `Source`."""
 
+    live = False
+
     def __init__(self, paths: Sequence[Path], root: Path) -> None:
         self._files = Files(paths, root)
         self._partitions = [_partition(path, root) for path in paths]

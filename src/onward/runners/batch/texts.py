@@ -34,6 +34,7 @@ csv.field_size_limit(LONGEST_LINE_BYTES)
 class TextFiles:
     """Files of one form, `.csv`, `.tsv`, `.jsonl` or `.txt`. `fields` says of what type a column has to be."""
 
+    live = False
     rows: int | None = None
 
     def __init__(self, paths: Sequence[Path], root: Path, fields: Mapping[str, Field]) -> None:
