@@ -6,9 +6,9 @@ import json
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -19,7 +19,7 @@ from onward.act.crash import POINTS
 from onward.testing import tiny_package
 
 ROWS = 3000
-MOMENTS = 20
+KILLED_JOBS = Path(__file__).with_name("killed_jobs.py")
 COMMAND = [sys.executable, "-m", "onward", "batch", "packages/tiny/1.0.0", "in.jsonl"]
 
 
@@ -54,19 +54,61 @@ def test_a_job_killed_at_any_point_goes_on_to_the_same_output(folder: Path, whol
     assert (folder / out).read_bytes() == whole
 
 
-def test_a_job_killed_at_random_moments_goes_on_to_the_same_output(folder: Path, whole: bytes) -> None:
-    chance = random.Random(2)
-    kills = 0
-    for number in range(MOMENTS):
-        out = f"random-{number % 4}.jsonl"
-        running = subprocess.Popen([*COMMAND, out], cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(chance.uniform(0.2, 0.9))
-        running.kill()
-        kills += running.wait() == -signal.SIGKILL
-    for number in range(4):
-        assert done(folder, f"random-{number}.jsonl") == 0
-        assert (folder / f"random-{number}.jsonl").read_bytes() == whole
-    assert kills > 0
+OUTPUTS = ["{}.jsonl", "{}_parts", "sqlite:///answers.db?table={}"]
+OF_TABLES = ("shard_written", "shard_published", "assembled", "output_published")
+KILLS = 18
+MANY_KILLS = 170
+
+
+@pytest.mark.parametrize("output", OUTPUTS)
+def test_jobs_killed_at_random_moments_go_on_to_the_same_output(folder: Path, output: str) -> None:
+    killed_at_random(folder, output, KILLS, seed=2)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("output", OUTPUTS)
+def test_jobs_killed_at_hundreds_of_moments_go_on_to_the_same_output(folder: Path, output: str) -> None:
+    killed_at_random(folder, output, MANY_KILLS, seed=3)
+
+
+def killed_at_random(folder: Path, output: str, kills: int, *, seed: int) -> None:
+    alone = folder / f"random-{OUTPUTS.index(output)}-{kills}"
+    alone.mkdir()
+    (alone / "packages").symlink_to(folder / "packages")
+    command = [sys.executable, str(KILLED_JOBS), str(folder / "in.jsonl"), output, str(kills), str(seed)]
+    made = subprocess.run(command, cwd=alone, capture_output=True, timeout=300, check=False)
+    assert made.returncode == 0, made.stderr.decode()
+    found = json.loads(made.stdout)
+    assert found["killed"] >= kills and found["finished"] >= 2 and found["different"] == []
+
+
+@pytest.fixture(scope="module")
+def table(folder: Path) -> list[tuple[object, ...]]:
+    assert done(folder, "sqlite:///whole.db?table=t") == 0
+    return rows_of(folder / "whole.db")
+
+
+def rows_of(file: Path) -> list[tuple[object, ...]]:
+    with sqlite3.connect(file) as connection:
+        rows = connection.execute("select * from t order by _row").fetchall()
+        tables = {row[0] for row in connection.execute("select name from sqlite_master where type = 'table'")}
+    connection.close()
+    assert tables == {"t", "_onward_shards"}
+    return rows
+
+
+@pytest.mark.parametrize("point", [
+    pytest.param(name, marks=() if name.removeprefix("batch.") in OF_TABLES else pytest.mark.long)
+    for name in POINTS if name.startswith("batch.")
+])  # fmt: skip
+def test_a_job_into_a_table_killed_at_any_point_goes_on_to_the_same_table(
+    folder: Path, table: list[tuple[object, ...]], point: str
+) -> None:
+    name = f"{point}.db"
+    assert len(table) == ROWS
+    assert done(folder, f"sqlite:///{name}?table=t", ONWARD_CRASH_AT=point) == -signal.SIGKILL
+    assert done(folder, f"sqlite:///{name}?table=t") == 0
+    assert rows_of(folder / name) == table
 
 
 def test_two_jobs_on_one_output_exclude_each_other(folder: Path, whole: bytes) -> None:
