@@ -80,3 +80,34 @@ def _draw_starts(title: str, by_name: dict[str, Any], path: Path) -> None:
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
+
+
+def draw_scale_out(found: dict[str, Any], path: Path) -> None:
+    """p99 by replicas at a load of 0.8, by how a replica is chosen; last, replicas that follow a growing load."""
+    packages = found["packages"]
+    figure, axes = pyplot.subplots(1, len(packages) + 1, figsize=(3.9 * (len(packages) + 1), 3.8), squeeze=False)
+    styles = {"at random": ":", "in turn": "--", "shorter of two": "-"}
+    for axis, (name, one) in zip(axes[0], packages.items(), strict=False):
+        for choice, style in styles.items():
+            rows = [row for row in one["model"] if row["choice"] == choice and row["load"] == 0.8]
+            axis.plot([row["replicas"] for row in rows], [row["p99_ms"] for row in rows], style, marker=".",
+                      color=COLOURS["onward"], label=choice)  # fmt: skip
+        axis.set_xscale("log")
+        axis.set_ylim(bottom=0)
+        axis.set_xlabel("replicas of one core")
+        axis.set_ylabel("p99, ms, modelled, load 0.8")
+        axis.set_title(name)
+        axis.legend(frameon=False, fontsize=8)
+    last = axes[0][-1]
+    for row in found["growth"]:
+        if row["package"] == next(iter(packages)):
+            minutes = [10 * index / 60 for index in range(len(row["replicas"]))]
+            (line,) = last.plot(minutes, row["replicas"], label=f"replicas, {row['shape']}")
+            last.plot(minutes, row["asked"], ":", color=line.get_color(), label="load, in replicas' worth")
+    last.set_yscale("log")
+    last.set_xlabel("minutes")
+    last.set_title("the autoscaler's rule, modelled")
+    last.legend(frameon=False, fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)

@@ -116,13 +116,17 @@ class Deployment:
     def queue_metrics(self) -> dict[str, int]:
         """By metric, how much may wait in one replica before another one is started.
 
-        Rows: what takes 0.1 s at the rate measured of the slowest model. Tokens: half of what the smallest queue holds.
+        Rows: what takes 0.1 s at the rate measured of the slowest model, and at most a quarter of what the smallest
+        queue holds: a target beyond the queue's end would never be seen, and requests would be refused for ever.
+        Tokens: half of what the smallest queue holds.
         """
         found: dict[str, int] = {}
-        rates = [self.sizing.answers_per_s.get(one.name, 0.0) for one in self.packages if not one.queue_tokens]
-        if any(not one.queue_tokens for one in self.packages):
+        batched = [one for one in self.packages if not one.queue_tokens]
+        if batched:
+            rates = [self.sizing.answers_per_s.get(one.name, 0.0) for one in batched]
             known = [rate for rate in rates if rate > 0]
-            found["onward_queue_rows"] = max(1, round(_QUEUE_S * min(known))) if known else _UNMEASURED_ROWS
+            wanted = round(_QUEUE_S * min(known)) if known else _UNMEASURED_ROWS
+            found["onward_queue_rows"] = max(1, min(wanted, min(one.queue_rows for one in batched) // 4))
         tokens = [one.queue_tokens for one in self.packages if one.queue_tokens]
         if tokens:
             found["onward_queued_tokens"] = max(1, min(tokens) // 2)

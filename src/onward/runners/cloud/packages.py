@@ -21,7 +21,10 @@ _EXTRAS = {"llama": ("llm",), "whisper": ("speech",), "piper": ("speech", "phone
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Packaged:
-    """One package version to serve: where it lies, who it is, what it needs. `queue_tokens` is 0 without tokens."""
+    """One package version to serve: where it lies, who it is, what it needs, how much its queue holds.
+
+    `queue_tokens` is 0 where it does not stream; otherwise rows do not count.
+    """
 
     folder: Path
     name: str
@@ -33,6 +36,7 @@ class Packaged:
     decides: bool
     extras: tuple[str, ...]
     providers: tuple[str, ...]
+    queue_rows: int
     queue_tokens: int
 
 
@@ -80,5 +84,6 @@ def _described(package: Package) -> Packaged:
         size_bytes=sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
         decides=decides, extras=tuple(sorted(needs)),
         providers=manifest.execute.providers if backend == "onnx" and not manifest.stages else (),
+        queue_rows=manifest.limits.queue_rows,
         queue_tokens=manifest.limits.queue_tokens if backend in STREAMING_BACKENDS and not manifest.stages else 0,
     )  # fmt: skip

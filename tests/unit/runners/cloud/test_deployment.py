@@ -45,6 +45,13 @@ def test_the_slowest_model_says_when_a_queue_is_long_and_tokens_have_their_own(d
     assert metrics == {"onward_queue_rows": 4, "onward_queued_tokens": 4096}
 
 
+def test_a_target_lies_well_within_the_queue_or_it_would_never_be_reached(deployment: Make) -> None:
+    made: Deployment = deployment()
+    fast = replace(made.sizing, answers_per_s={"tiny": 50_000.0})
+    assert made.packages[0].queue_rows == 2048
+    assert replace(made, sizing=fast).queue_metrics == {"onward_queue_rows": 512}
+
+
 def test_what_was_not_measured_has_a_cautious_queue(deployment: Make) -> None:
     made: Deployment = deployment()
     assert replace(made, sizing=replace(made.sizing, answers_per_s={})).queue_metrics == {"onward_queue_rows": 16}
