@@ -118,7 +118,7 @@ class Server:
                 if int(fields[3]) != self._process.pid:  # session id: a new session was started for the server
                     continue
                 cpu_ticks += int(fields[11]) + int(fields[12])
-                memory += _proportional_bytes(entry)
+                memory += proportional_bytes(entry)
                 count += 1
             except (FileNotFoundError, ProcessLookupError, PermissionError):
                 continue
@@ -138,7 +138,8 @@ class Server:
         self._log.close()
 
 
-def _proportional_bytes(entry: Path) -> int:
+def proportional_bytes(entry: Path) -> int:
+    """Return the memory of a process by its folder in /proc, shared pages counted in part."""
     for line in (entry / "smaps_rollup").read_text().splitlines():
         if line.startswith("Pss:"):
             return int(line.split()[1]) * 1024
