@@ -3,8 +3,8 @@
 python score.py fraud PACKAGE IN OUT      the rows of a Parquet file
 python score.py vision PACKAGE IN OUT     the JPEG files of a folder
 
-One actor a core, each with a session of one thread; each is said to need half a core, since reading and writing are tasks
-that would wait forever for a core otherwise. OUT becomes a folder of Parquet
+One actor a core, each with a session of one thread; each is said to need half a core, since reading and writing are
+tasks that would wait forever for a core otherwise. OUT becomes a folder of Parquet
 files.
 """
 
