@@ -90,15 +90,17 @@ class StreamingPipeline:
         """Answer one input, whole. `outputs` adds outputs that are given only on request."""
         return self._whole(self.prepare(self.item(value), outputs))
 
-    def batch(self, values: Sequence[Input], *, outputs: Sequence[str] = ()) -> list[Result]:
+    def batch(self, values: Sequence[Input], *, outputs: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[Result]:
         """Answer several inputs, in order; the engine works at as many together as it has slots.
 
+        `seeds`, one for each, are for texts that are asked for without a seed.
         Raises `InputError`; its `where` begins with the index of the input when there are several.
         """
         work = []
         for index, value in enumerate(values):
             try:
-                work.append(self.prepare(self.item(value), outputs))
+                one = self.prepare(self.item(value), outputs)
+                work.append(_seeded(one, seeds[index]) if seeds else one)
             except OnwardError as error:
                 if len(values) > 1:
                     error.where = f"[{index}] {error.where}".rstrip()
@@ -254,6 +256,13 @@ class StreamingPipeline:
 
     def _result(self, answer: Mapping[str, Any]) -> Result:
         return Result(answer=answer, tensors={}, package=self.package.id)
+
+
+def _seeded(work: Work, seed: int) -> Work:
+    asked = work.asked
+    if not isinstance(asked, Prompt) or asked.sampling.seed is not None:
+        return work
+    return replace(work, asked=replace(asked, sampling=replace(asked.sampling, seed=seed)))
 
 
 def _engine(package: Package) -> Streaming:

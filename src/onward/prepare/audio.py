@@ -47,7 +47,7 @@ def decode_audio(data: bytes, *, rate_hz: int, max_s: float, where: str = "audio
             if frames and file.samplerate != rate_hz:
                 blocks.append(resampled.resample_chunk(np.zeros(0, np.float32), last=True))
     except soundfile.LibsndfileError as error:
-        raise CorruptMedia(f"no sound can be read: {error}", where=where, expected=EXPECTED,
+        raise CorruptMedia(f"no sound can be read: {error.error_string}", where=where, expected=EXPECTED,
                            found=_beginning(data)) from None  # fmt: skip
     if not blocks:
         raise CorruptMedia("there is no sound in it", where=where, expected=EXPECTED, found="0 samples")

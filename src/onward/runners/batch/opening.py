@@ -59,6 +59,7 @@ def open_source(
 def open_output(name: str, source: str) -> Output:
     """The output of that name, which is not the source. Raises `UsageError`, `MissingExtra`."""
     if not is_database(name):
+        _check_apart(name, source)
         return Output(name)
     from onward.runners.batch.database_table import DatabaseTable
 
@@ -66,6 +67,18 @@ def open_output(name: str, source: str) -> Output:
     if is_database(source) and output.database.same_table(Database.parse(source)):
         raise UsageError("input and output are the same table", where=shown(name))
     return output
+
+
+def _check_apart(name: str, source: str) -> None:
+    """An output is never one of the files that it is made from: `--restart` would remove those."""
+    made = Path(name).resolve()
+    if is_database(source):
+        same = source.startswith("sqlite") and Database.parse(source).file.resolve() == made
+    else:
+        found = glob.glob(source, recursive=True) if glob.has_magic(source) else [source]  # noqa: PTH207
+        same = any(Path(one).resolve() == made for one in found)
+    if same:
+        raise UsageError("the output is the input", where=name, expected="another name for OUT")
 
 
 def _files(name: str) -> tuple[Sequence[Path], Path]:

@@ -53,7 +53,7 @@ class Job:
 class Plan:
     """How the work is cut, found out once and kept: a resumed job must cut it in the same places.
 
-    `seed` is what randomness of the job's own would start from; packages bring their own.
+    A text that is asked for without a seed is written from `seed` + the number of its row.
     """
 
     shard_rows: int

@@ -68,7 +68,9 @@ def run(job: Job) -> Mapping[str, Any]:
         assert journal.head is not None
         digest = _Digest(source, journal)
         answers = _answers(job, pipeline)
-        scorer = Scorer(pipeline, columns, answers, outputs=job.outputs, batch_rows=journal.plan.batch_rows)
+        scorer = Scorer(
+            pipeline, columns, answers, outputs=job.outputs, batch_rows=journal.plan.batch_rows, seed=journal.plan.seed
+        )
         run_id, as_of_s = journal.head["run_id"], journal.head["started_s"]
         deciding = stack.enter_context(open_deciding(job, pipeline, run_id=run_id, as_of_s=as_of_s))
         work = ShardWork(

@@ -21,6 +21,7 @@ from onward.runners.batch.answers import AnswerColumns
 from onward.runners.batch.columns import Columns
 from onward.runners.batch.matrix import MatrixPreparation
 from onward.runners.batch.records import Chunk, Reject
+from onward.streaming import StreamingPipeline
 from onward.types import Array, Prepared, Result
 
 _INDEX = re.compile(r"^\[(\d+)\] ?")
@@ -47,12 +48,15 @@ class Scorer:
         *,
         outputs: Sequence[str],
         batch_rows: int,
+        seed: int = 0,
     ) -> None:
+        """Texts asked for without a seed are written from `seed` + the number of their row."""
         self._pipeline = pipeline
         self._columns = columns
         self._answers = answers
         self._outputs = tuple(outputs)
         self._batch_rows = batch_rows
+        self._seed = seed
         self._matrix = MatrixPreparation.of(pipeline, columns.columns) if isinstance(pipeline, Pipeline) else None
         self._fetches = pipeline.fetches(outputs) if isinstance(pipeline, Pipeline) else ()
 
@@ -171,7 +175,7 @@ class Scorer:
         answers: dict[int, Mapping[str, Any]] = {}
         for start in range(0, len(items), self._batch_rows):
             group = list(range(start, min(start + self._batch_rows, len(items))))
-            found = self._group(pipeline, items, group, failed)
+            found = self._group(pipeline, items, group, failed, chunk.rows)
             answers |= {place: result.answer for place, result in found.items()}
         good = sorted(answers)
         columns = self._answers.from_answers([answers[place] for place in good])
@@ -181,12 +185,17 @@ class Scorer:
         )  # fmt: skip
 
     def _group(
-        self, pipeline: Any, items: Sequence[Mapping[str, Any]], group: list[int], failed: dict[int, OnwardError]
+        self,
+        pipeline: Any,
+        items: Sequence[Mapping[str, Any]],
+        group: list[int],
+        failed: dict[int, OnwardError],
+        rows: Any,
     ) -> dict[int, Result]:
         """The results of items run together; who does not even fit is taken out, and the others go on."""
         while group:
             try:
-                results = pipeline.batch([items[place] for place in group], outputs=self._outputs)
+                results = self._batch(pipeline, items, group, rows)
                 return dict(zip(group, results, strict=True))
             except OnwardError as error:
                 named = _INDEX.match(error.where)
@@ -197,10 +206,17 @@ class Scorer:
         found = {}
         for place in group:
             try:
-                found[place] = pipeline.batch([items[place]], outputs=self._outputs)[0]
+                found[place] = self._batch(pipeline, items, [place], rows)[0]
             except OnwardError as error:
                 failed[place] = error
         return found
+
+    def _batch(self, pipeline: Any, items: Sequence[Mapping[str, Any]], group: list[int], rows: Any) -> list[Result]:
+        wanted = [items[place] for place in group]
+        if not isinstance(pipeline, StreamingPipeline):
+            return list(pipeline.batch(wanted, outputs=self._outputs))
+        seeds = [(self._seed + int(rows[place])) % (1 << 31) for place in group]
+        return pipeline.batch(wanted, outputs=self._outputs, seeds=seeds)
 
 
 def _all_but(count: int, failed: Mapping[int, object]) -> Array:
