@@ -82,8 +82,9 @@ class Deployment:
 
     @property
     def version(self) -> str:
-        """The newest version of the only package; of several, what their digests make."""
-        return self.packages[0].version if len(self.packages) == 1 else self.image.rpartition(":")[2]
+        """The version of the only package that was asked for; of several, what their digests make."""
+        asked = [one for one in self.packages if one.asked]
+        return asked[0].version if len(asked) == 1 else self.image.rpartition(":")[2]
 
     def command(self, repository: str = str(REPOSITORY), program: str = str(VENV / "bin" / "onward")) -> list[str]:
         """The server's command, one argument each: it serves what is there, and nothing that appears later."""

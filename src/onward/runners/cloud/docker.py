@@ -33,6 +33,9 @@ def write(deployment: Deployment, folder: Path) -> tuple[str, ...]:
         notes.append(
             f"{wanted}: the lock has onnxruntime for processors; use a base and a lock with the one for devices"
         )
+    code = [one.name for one in deployment.packages if one.runs_python]
+    if code:
+        notes.append(f"{', '.join(code)}: Python code; what it imports besides numpy is not in the lock")
     return tuple(notes)
 
 

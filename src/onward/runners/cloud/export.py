@@ -119,10 +119,10 @@ def describe(options: CloudOptions, packages: tuple[Packaged, ...], sizing: Sizi
     digest = hashlib.sha256(
         "\n".join(f"{one.name} {one.version} {one.digest}" for one in packages).encode()
     ).hexdigest()
-    name = options.name or (
-        f"onward-{packages[0].name.replace('_', '-').strip('-')}"[:53] if len(packages) == 1 else "onward"
-    )
-    version = f"{packages[0].version}-{digest[:12]}" if len(packages) == 1 else digest[:12]
+    asked = [one for one in packages if one.asked]
+    only = asked[0] if len(asked) == 1 else None
+    name = options.name or (f"onward-{only.name.replace('_', '-').strip('-')}"[:53].strip("-") if only else "onward")
+    version = f"{only.version}-{digest[:12]}" if only else digest[:12]
     python = f"python:{sys.version_info.major}.{sys.version_info.minor}-slim"
     return Deployment(
         name=name, packages=packages, sizing=sizing, image=options.image or f"{name}:{version}",

@@ -5,7 +5,7 @@ Every one is verified by its digest where it is found, and again where it was co
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from onward.errors import ModelNotFound
@@ -23,7 +23,8 @@ _EXTRAS = {"llama": ("llm",), "whisper": ("speech",), "piper": ("speech", "phone
 class Packaged:
     """One package version to serve: where it lies, who it is, what it needs, how much its queue holds.
 
-    `queue_tokens` is 0 where it does not stream; otherwise rows do not count.
+    `asked` is False for what is there only as a stage of another one. `queue_tokens` is 0 where it does not stream;
+    otherwise rows do not count. `runs_python` says that it imports who knows what.
     """
 
     folder: Path
@@ -33,7 +34,9 @@ class Packaged:
     licence: str
     task: str
     size_bytes: int
+    asked: bool
     decides: bool
+    runs_python: bool
     extras: tuple[str, ...]
     providers: tuple[str, ...]
     queue_rows: int
@@ -48,7 +51,7 @@ def collect(source: str) -> tuple[Packaged, ...]:
     found: dict[tuple[str, str], Packaged] = {}
     for name in repository.names():
         folder = repository.path(name)
-        _add(open_package(folder), [*roots, folder.resolve().parent.parent, DEFAULT_REPOSITORY], found)
+        _add(open_package(folder), [*roots, folder.resolve().parent.parent, DEFAULT_REPOSITORY], found, asked=True)
     if not found:
         raise ModelNotFound("no packages to deploy", where=source, expected="a package or a repository of packages")
     return tuple(found[key] for key in sorted(found))
@@ -62,17 +65,18 @@ def copy(packages: tuple[Packaged, ...], to: Path) -> None:
         repository.install(one.folder)
 
 
-def _add(package: Package, roots: list[Path], found: dict[tuple[str, str], Packaged]) -> None:
+def _add(package: Package, roots: list[Path], found: dict[tuple[str, str], Packaged], *, asked: bool) -> None:
     key = (package.id.name, package.id.version)
     if key in found:
+        found[key] = replace(found[key], asked=asked or found[key].asked)
         return
-    found[key] = _described(package)
+    found[key] = _described(package, asked)
     pins = read_pins(package.folder, package.manifest) if package.manifest.stages else {}
     for stage in package.manifest.stages:
-        _add(open_package(locate(stage, roots, pins.get(pin_of(stage), ""))), roots, found)
+        _add(open_package(locate(stage, roots, pins.get(pin_of(stage), ""))), roots, found, asked=False)
 
 
-def _described(package: Package) -> Packaged:
+def _described(package: Package, asked: bool) -> Packaged:
     folder, manifest = package.folder, package.manifest
     backend = manifest.execute.backend
     decides = any((folder / file).is_file() for file in (POLICY_FILE, DIALOGUE_FILE))
@@ -82,7 +86,8 @@ def _described(package: Package) -> Packaged:
         folder=folder, name=package.id.name, version=package.id.version, digest=package.id.digest,
         licence=manifest.package.licence, task=manifest.package.task,
         size_bytes=sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
-        decides=decides, extras=tuple(sorted(needs)),
+        asked=asked, decides=decides, runs_python=backend == "python" and not manifest.stages,
+        extras=tuple(sorted(needs)),
         providers=manifest.execute.providers if backend == "onnx" and not manifest.stages else (),
         queue_rows=manifest.limits.queue_rows,
         queue_tokens=manifest.limits.queue_tokens if backend in STREAMING_BACKENDS and not manifest.stages else 0,

@@ -27,6 +27,7 @@ def test_a_package_of_stages_brings_its_stages(tmp_path: Path) -> None:
     names = {one.name for one in collect(str(folder))}
     manifest = open_package(folder).manifest
     assert names == {manifest.package.name, *(stage.package for stage in manifest.stages)}
+    assert [one.name for one in collect(str(folder)) if one.asked] == [manifest.package.name]
     copied = tmp_path / "copied"
     copy(collect(str(folder)), copied)
     assert {one.name for one in collect(str(copied))} == names
