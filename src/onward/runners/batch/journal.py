@@ -15,6 +15,7 @@ import msgspec
 from onward.act import crash
 from onward.runners.batch.durable import sync_folder
 from onward.runners.batch.errors import JobChanged
+from onward.runners.batch.output import writing
 from onward.runners.batch.records import Plan, ShardDone
 
 FORMAT = 1
@@ -28,10 +29,12 @@ class Journal:
         self.head: Mapping[str, Any] | None = None
         self.shards: dict[int, ShardDone] = {}
         self.input_digest = ""
-        good = self._read()
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        os.ftruncate(self._file, good)
-        os.lseek(self._file, 0, os.SEEK_END)
+        with writing(path):
+            good = self._read()
+        with writing(path):
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            os.ftruncate(self._file, good)
+            os.lseek(self._file, 0, os.SEEK_END)
 
     @property
     def plan(self) -> Plan:
@@ -42,7 +45,8 @@ class Journal:
     def begin(self, head: Mapping[str, Any]) -> None:
         """Write down what the job is."""
         self._append({"kind": "job", "format": FORMAT, **head})
-        sync_folder(self.path.parent)
+        with writing(self.path):
+            sync_folder(self.path.parent)
         self.head = head
 
     def commit(self, shard: ShardDone) -> None:
@@ -62,10 +66,15 @@ class Journal:
     def _append(self, entry: Mapping[str, Any]) -> None:
         line = msgspec.json.encode(entry) + b"\n"
         half = len(line) // 2
-        os.write(self._file, line[:half])
-        crash.point("batch.journal_torn")
-        os.write(self._file, line[half:])
-        os.fsync(self._file)
+        with writing(self.path):
+            self._write(line[:half])
+            crash.point("batch.journal_torn")
+            self._write(line[half:])
+            os.fsync(self._file)
+
+    def _write(self, data: bytes) -> None:
+        while data:  # a disk that is nearly full takes a part
+            data = data[os.write(self._file, data) :]
 
     def _read(self) -> int:
         """Read what is there; returns how many bytes of it are whole lines."""

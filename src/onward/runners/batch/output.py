@@ -69,10 +69,10 @@ class Output:
     @contextmanager
     def locked(self, name: str) -> Iterator[None]:
         """Keep other jobs away, which are told its name. Raises `OutputBusy`."""
-        with _writing(self.lock):
+        with writing(self.lock):
             self.folder.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
-            with _writing(self.lock):
+            with writing(self.lock):
                 stack.enter_context(locked(self.lock, output=name))
             yield
 
@@ -99,7 +99,7 @@ class Output:
     def write_shard(self, index: int, table: pa.Table, rejects: Sequence[Reject]) -> str:
         """Write a shard's files; they are durable afterwards. Returns the SHA-256 of the answers."""
         shard = self.shard(index)
-        with _writing(shard):
+        with writing(shard):
             made = shard.with_suffix(".making")
             (write_parquet if self.is_folder else write_arrow)(made, table)
             crash.point("batch.shard_written")
@@ -111,7 +111,7 @@ class Output:
         return digest
 
     def _write_rejects(self, index: int, rejects: Sequence[Reject]) -> None:
-        with _writing(self._shard_rejects(index)):
+        with writing(self._shard_rejects(index)):
             if rejects:
                 lines = b"".join(msgspec.json.encode(reject) + b"\n" for reject in rejects)
                 write_whole(self._shard_rejects(index), lines)
@@ -132,7 +132,7 @@ class Output:
             self.rejects.unlink(missing_ok=True)
             return 0
         made = self.work / "rejects.making"
-        with _writing(self.rejects), made.open("wb") as stream:
+        with writing(self.rejects), made.open("wb") as stream:
             for path in found:
                 with path.open("rb") as part:
                     shutil.copyfileobj(part, stream)
@@ -150,7 +150,7 @@ class Assembly:
         self._made = output.work / "output.making"
         self._writer: Writer | None = None
         if not output.is_folder:
-            with _writing(output.path):
+            with writing(output.path):
                 self._writer = FORMS[output.form](self._made, schema)
 
     @property
@@ -162,7 +162,7 @@ class Assembly:
         """Add the next shard, which is durable."""
         self._digest.update(bytes.fromhex(digest))
         if self._writer is not None:
-            with _writing(self._output.path), pa.memory_map(str(self._output.shard(self._added))) as stored:
+            with writing(self._output.path), pa.memory_map(str(self._output.shard(self._added))) as stored:
                 self._writer.write(pa.ipc.open_file(stored).read_all())
         self._added += 1
 
@@ -170,7 +170,7 @@ class Assembly:
         """Give the output its name; returns its SHA-256: a file's own, a folder's over those of its parts."""
         output = self._output
         if self._writer is None:
-            with _writing(output.path):
+            with writing(output.path):
                 for index in range(self._added):
                     shard = output.shard(index)
                     if shard.exists():  # else it moved before a crash
@@ -179,7 +179,7 @@ class Assembly:
                 sync_folder(output.path)
             crash.point("batch.output_published")
             return self._digest.hexdigest()
-        with _writing(output.path):
+        with writing(output.path):
             self._writer.close()
             with self._made.open("rb") as stream:
                 digest = hashlib.file_digest(stream, "sha256").hexdigest()
@@ -197,7 +197,8 @@ class Assembly:
 
 
 @contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def writing(path: Path) -> Iterator[None]:
+    """What goes wrong with writing a file of the job, as `OutputFailed`."""
     try:
         yield
     except OSError as error:  # Arrow raises these, too

@@ -28,12 +28,12 @@ from onward.runners.batch.columns import Columns, map_columns
 from onward.runners.batch.databases import shown
 from onward.runners.batch.deciding import open_deciding
 from onward.runners.batch.durable import write_whole
-from onward.runners.batch.errors import JobChanged
+from onward.runners.batch.errors import JobChanged, SourceUnreadable
 from onward.runners.batch.job import Run, digest_of, peek
 from onward.runners.batch.journal import Journal
 from onward.runners.batch.media import FILE
 from onward.runners.batch.opening import open_output, open_source
-from onward.runners.batch.output import Output
+from onward.runners.batch.output import Output, writing
 from onward.runners.batch.plan import tune
 from onward.runners.batch.records import Job, Plan
 from onward.runners.batch.scoring import Scorer
@@ -61,7 +61,8 @@ def run(job: Job) -> Mapping[str, Any]:
         reads = list(dict.fromkeys([*columns.columns.values(), *keep, *(condition.columns if condition else ())]))
         if (report := _finished(job, output, facts, source, reads)) is not None:
             return report
-        output.work.mkdir(exist_ok=True)
+        with writing(output.work):
+            output.work.mkdir(exist_ok=True)
         journal = Journal(output.journal)
         stack.callback(journal.close)
         _begin(job, pipeline, source, columns, reads, journal, facts)
@@ -78,7 +79,8 @@ def run(job: Job) -> Mapping[str, Any]:
         )
         outcome = Run(job, source, work, output, journal).run()
         report = _report(job, journal, facts, digest.wait(), outcome, time.monotonic() - started_s)
-        write_whole(output.run, msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
+        with writing(output.run):
+            write_whole(output.run, msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
         crash.point("batch.run_written")
         _tidy(output)
     return report
@@ -222,7 +224,7 @@ class _Digest:
         try:
             self._found = self._source.digest()
         except OSError as error:
-            self._found = error
+            self._found = SourceUnreadable(error.strerror or str(error), where=str(error.filename or ""))
 
     def wait(self) -> str:
         """SHA-256 in hex."""
