@@ -20,9 +20,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 _INSTALL = Path(__file__).parents[2] / "tools" / "install_bubblewrap.sh"
 _NETWORK = 0x40000000  # CLONE_NEWNET
 _TRY = ["--ro-bind", "/", "/", "--unshare-all", "--dev", "/dev", "--proc", "/proc", "true"]
+
+
+def needed() -> None:
+    """Skip the test where this machine cannot do it."""
+    reason = why_not()
+    if reason:
+        pytest.skip(reason)
 
 
 @functools.cache

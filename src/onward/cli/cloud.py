@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from onward.cli.options import as_json, size_bytes
+from onward.cli.options import FILE, as_json, size_bytes
 
 _TARGETS = ("docker", "kubernetes", "kserve", "ray", "systemd")
 
@@ -29,6 +29,7 @@ _TARGETS = ("docker", "kubernetes", "kserve", "ray", "systemd")
 @click.option("--canary", type=click.IntRange(0, 99), default=0, show_default=True,
               help="KServe: the share of requests, in percent, for this version beside the last one.")  # fmt: skip
 @click.option("--storage-uri", default="", help="KServe: load the package from there instead of from the image.")
+@click.option("--actions", type=FILE, default=None, help="What each action may do (actions.toml).")
 @click.option("--no-measure", is_flag=True, help="Do not start a server to see what it takes.")
 @click.option("--force", is_flag=True, help="Replace OUT.")
 @as_json
@@ -42,7 +43,8 @@ def cloud(source: str, out: Path, targets: tuple[str, ...], as_json: bool, **cho
         base=chosen["base"], namespace=chosen["namespace"], min_replicas=chosen["replicas"],
         max_replicas=chosen["max_replicas"], cpus=chosen["cpus"], canary_percent=chosen["canary"],
         memory_bytes=size_bytes("--memory", chosen["memory"]) if chosen["memory"] else 0,
-        storage_uri=chosen["storage_uri"], measure=not chosen["no_measure"], force=chosen["force"],
+        storage_uri=chosen["storage_uri"], actions=chosen["actions"], measure=not chosen["no_measure"],
+        force=chosen["force"],
     )  # fmt: skip
     plain = as_json or not sys.stdout.isatty()
     progress = (lambda _: None) if plain else (lambda text: click.echo(f"{text} …", err=True))

@@ -18,6 +18,7 @@ ADMIN_PORT = 8002
 UID = 10001
 VENV = PurePosixPath("/opt/onward")
 REPOSITORY = PurePosixPath("/srv/onward/repository")
+ACTIONS = "actions.toml"
 STATE = PurePosixPath("/var/lib/onward")
 SCRATCH = PurePosixPath("/tmp")  # of the container, which is its own
 LIVE = "/v2/health/live"
@@ -49,7 +50,10 @@ class Sizing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deployment:
-    """One deployment of packages: `min_replicas` to `max_replicas` equal servers of `cpus` cores each."""
+    """One deployment of packages: `min_replicas` to `max_replicas` equal servers of `cpus` cores each.
+
+    `secrets` are the variables that `actions`, the operator's file, takes secrets from.
+    """
 
     name: str
     packages: tuple[Packaged, ...]
@@ -63,6 +67,8 @@ class Deployment:
     memory_bytes: int = 0
     canary_percent: int = 0
     storage_uri: str = ""
+    actions: Path | None = None
+    secrets: tuple[str, ...] = ()
     prefix: Path = Path("/opt")
 
     @property
@@ -86,11 +92,17 @@ class Deployment:
         asked = [one for one in self.packages if one.asked]
         return asked[0].version if len(asked) == 1 else self.image.rpartition(":")[2]
 
-    def command(self, repository: str = str(REPOSITORY), program: str = str(VENV / "bin" / "onward")) -> list[str]:
-        """The server's command, one argument each: it serves what is there, and nothing that appears later."""
+    def command(self, place: PurePosixPath = REPOSITORY.parent, program: str = str(VENV / "bin" / "onward"),
+                repository: str = "") -> list[str]:  # fmt: skip
+        """The server's command, one argument each: it serves what is there, and nothing that appears later.
+
+        `place` is where repository and actions lie; a `repository` of another place may be given.
+        """
+        actions = ["--actions", str(place / ACTIONS)] if self.actions else []
+        repository = repository or str(place / REPOSITORY.name)
         return [
             program, "serve", repository, "--host", "0.0.0.0", "--insecure", "--port", str(PORT),
-            "--admin-port", str(ADMIN_PORT), "--watch-interval", "0", "--drain-grace", str(GRACE_S),
+            "--admin-port", str(ADMIN_PORT), "--watch-interval", "0", "--drain-grace", str(GRACE_S), *actions,
         ]  # fmt: skip
 
     def environment(self) -> dict[str, str]:

@@ -10,19 +10,30 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from onward.runners.cloud.deployment import LIVE, PORT, READY, REPOSITORY, SCRATCH, STATE, UID, VENV, Deployment
+from onward.runners.cloud.deployment import (
+    ACTIONS,
+    LIVE,
+    PORT,
+    READY,
+    REPOSITORY,
+    SCRATCH,
+    STATE,
+    UID,
+    VENV,
+    Deployment,
+)
 from onward.runners.cloud.payload import BILL, LOCK, WHEELS, write_payload
 
 CONTAINERFILE = "Containerfile"
-_IGNORED = ("*", f"!{LOCK}", f"!{WHEELS}", "!repository", f"!{BILL}")
 
 
 def write(deployment: Deployment, folder: Path) -> tuple[str, ...]:
     """Write the context into an empty folder; returns what a person should know besides."""
     write_payload(deployment, folder)
     (folder / CONTAINERFILE).write_text(containerfile(deployment), "utf-8")
+    sent = [LOCK, WHEELS, "repository", BILL, *([ACTIONS] if deployment.actions else [])]
     for name in (".dockerignore", ".containerignore"):
-        (folder / name).write_text("\n".join(_IGNORED) + "\n", "utf-8")
+        (folder / name).write_text("\n".join(["*", *(f"!{one}" for one in sent)]) + "\n", "utf-8")
     (folder / "run.sh").write_text(_run(deployment), "utf-8")
     (folder / "run.sh").chmod(0o755)
     notes = [f"build: docker build --file {CONTAINERFILE} --tag {deployment.image} FOLDER"]
@@ -73,6 +84,7 @@ def containerfile(deployment: Deployment) -> str:
         f"COPY --from=build {VENV} {VENV}",
         f"COPY {BILL} {REPOSITORY.parent}/{BILL}",
         f"COPY repository {REPOSITORY}",
+        *([f"COPY {ACTIONS} {REPOSITORY.parent}/{ACTIONS}"] if deployment.actions else []),
         f"ENV {_pairs(variables)}",
         f"USER {owned}",
         f"WORKDIR {SCRATCH}",
@@ -108,6 +120,7 @@ def _exec(arguments: Sequence[str]) -> str:
 def _run(deployment: Deployment) -> str:
     """How to start it as closed as it can be; extra arguments go to the engine."""
     memory = deployment.memory_limit_bytes >> 20
+    secrets = "".join(f"    --env {name} \\\n" for name in deployment.secrets)
     volume = f"    --volume {deployment.name}-state:{STATE} \\\n" if deployment.decides else ""
     return (
         "#!/bin/sh\n"
@@ -117,6 +130,6 @@ def _run(deployment: Deployment) -> str:
         'exec "${ENGINE:-docker}" run --rm --read-only --cap-drop ALL --security-opt no-new-privileges \\\n'
         f"    --tmpfs {SCRATCH}:rw,noexec,nosuid,size=256m --user {UID}:{UID} --pids-limit 512 \\\n"
         f"    --cpus {deployment.cpus:g} --memory {memory}m --stop-timeout {deployment.stop_s} \\\n"
-        f"{volume}"
+        f"{volume}{secrets}"
         f'    --publish 127.0.0.1:{PORT}:{PORT} "$@" {deployment.image}\n'
     )

@@ -24,6 +24,7 @@ _RAY = "onward.runners.cloud.ray_application"
 _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,51}[a-z0-9])?")
 _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@-]*")
 _URI = re.compile(r"[a-z][a-z0-9+.-]*://[^\s]+")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,200}")
 _MEASURED_S = 1.5
 
 Writer = Callable[[Deployment, Path], tuple[str, ...]]
@@ -50,6 +51,7 @@ class CloudOptions:
     memory_bytes: int = 0
     canary_percent: int = 0
     storage_uri: str = ""
+    actions: Path | None = None
     measure: bool = True
     force: bool = False
 
@@ -70,6 +72,8 @@ def export(options: CloudOptions, *, progress: Callable[[str], None] = lambda _:
     """
     check(options)
     packages = collect(options.source)
+    if options.actions and not any(one.decides for one in packages):
+        raise UsageError("none of these packages decides", where="--actions", expected="a package with a policy")
     progress(f"{len(packages)} package(s): {', '.join(f'{one.name} {one.version}' for one in packages)}")
     sizing = measure(packages, seconds=_MEASURED_S, progress=progress) if options.measure else estimate(packages)
     deployment = describe(options, packages, sizing)
@@ -128,8 +132,39 @@ def describe(options: CloudOptions, packages: tuple[Packaged, ...], sizing: Sizi
         name=name, packages=packages, sizing=sizing, image=options.image or f"{name}:{version}",
         base=options.base or python, namespace=options.namespace, min_replicas=options.min_replicas,
         max_replicas=options.max_replicas, cpus=options.cpus, memory_bytes=options.memory_bytes,
-        canary_percent=options.canary_percent, storage_uri=options.storage_uri,
+        canary_percent=options.canary_percent, storage_uri=options.storage_uri, actions=options.actions,
+        secrets=secrets_of(options.actions) if options.actions else (),
     )  # fmt: skip
+
+
+def secrets_of(actions: Path) -> tuple[str, ...]:
+    """The variables that actions.toml takes secrets from, which it is read without. Raises what is wrong with it."""
+    from onward.act.targets import load_targets
+
+    asked = _Asked()
+    load_targets(actions, environment=asked)
+    for name in asked.names:
+        if _VARIABLE.fullmatch(name) is None:
+            raise UsageError("not a variable that every target can set", where=actions.name, found=name[:80])
+    return tuple(sorted(asked.names))
+
+
+class _Asked(dict[str, str]):
+    """An environment that has every variable, and knows which were asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __missing__(self, name: str) -> str:
+        self.names.add(name)
+        return "unknown-here"
+
+    def __contains__(self, name: object) -> bool:
+        return True
+
+    def get(self, name: str, default: object = None) -> str:
+        return self[name]
 
 
 def _write_ray(packages: Sequence[Packaged], folder: Path, options: CloudOptions) -> tuple[str, ...]:

@@ -43,7 +43,7 @@ def serving_runtime(deployment: Deployment) -> dict[str, Any]:
     """How KServe runs the image."""
     one = container(deployment)
     if deployment.storage_uri:
-        command = deployment.command(MOUNTED)
+        command = deployment.command(repository=MOUNTED)
         one |= {"command": command[:1], "args": command[1:]}
     # KServe knows the container by this name. In its serverless mode the end of a pod and the port's name belong to the
     # proxy beside it, and what a pod's security context says has to be said of the container.

@@ -69,7 +69,8 @@ def container(deployment: Deployment) -> dict[str, Any]:
     if deployment.decides:
         secret = f"{deployment.name}-store"
         variables += [
-            {"name": name, "valueFrom": {"secretKeyRef": {"name": secret, "key": name}}} for name in _OF_STORE
+            {"name": name, "valueFrom": {"secretKeyRef": {"name": secret, "key": name}}}
+            for name in (*_OF_STORE, *deployment.secrets)
         ]
     command = deployment.command()
     memory = f"{deployment.memory_limit_bytes >> 20}Mi"
@@ -193,6 +194,7 @@ def _network_policy(deployment: Deployment) -> dict[str, Any]:
 
 def _secret(deployment: Deployment) -> dict[str, Any]:
     values = {"ONWARD_STORE": "postgresql://USER:PASSWORD@HOST:5432/DATABASE", "ONWARD_KEY": "FILL-IN"}
+    values |= dict.fromkeys(deployment.secrets, "FILL-IN")
     secret = _object(deployment, "v1", "Secret", type="Opaque", stringData=values)
     secret["metadata"]["name"] = f"{deployment.name}-store"
     return secret

@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 
 import onward
-from onward.runners.cloud.deployment import Deployment
+from onward.runners.cloud.deployment import ACTIONS, Deployment
 from onward.runners.cloud.distributions import pins
 from onward.runners.cloud.materials import bill
 from onward.runners.cloud.packages import copy
@@ -28,6 +28,8 @@ def write_payload(deployment: Deployment, folder: Path) -> None:
     lines.append(f"./{WHEELS}/{wheel.name} \\\n    --hash=sha256:{sha256}")
     (folder / LOCK).write_text("\n".join(lines) + "\n", "utf-8")
     copy(deployment.packages, folder / "repository")
+    if deployment.actions:
+        (folder / ACTIONS).write_bytes(deployment.actions.read_bytes())
     for path in (folder / "repository").rglob("*"):  # whoever runs it may read it, whatever its modes were here
         path.chmod(0o755 if path.is_dir() else 0o644)
     made = bill(deployment.name, deployment.version, onward.__version__, sha256, pinned, deployment.packages)

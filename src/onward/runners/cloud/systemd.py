@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
-from onward.runners.cloud.deployment import ADMIN_PORT, PORT, Deployment
+from onward.runners.cloud.deployment import ACTIONS, ADMIN_PORT, PORT, Deployment
 from onward.runners.cloud.payload import BILL, LOCK, write_payload
 
 FIRST_ADMIN_PORT = 9000
@@ -38,7 +38,8 @@ def write(deployment: Deployment, folder: Path) -> tuple[str, ...]:
         (folder / name).chmod(0o755)
     notes = ["as root, in FOLDER: ./install.sh; later, for new packages: ./install.sh && ./rolling-restart.sh"]
     if deployment.decides:
-        notes.append(f"its packages decide: ONWARD_STORE and ONWARD_KEY belong into /etc/{unit}/environment")
+        secrets = ", ".join(("ONWARD_STORE", "ONWARD_KEY", *deployment.secrets))
+        notes.append(f"its packages decide: {secrets} belong into /etc/{unit}/environment")
     return tuple(notes)
 
 
@@ -54,10 +55,8 @@ def home(deployment: Deployment) -> PurePosixPath:
 
 def command(deployment: Deployment) -> list[str]:
     """The server's command with systemd's `%i` in the port that each replica has for itself."""
-    place = home(deployment)
-    words = deployment.command(
-        str(place / "current" / "repository"), str(place / "current" / "venv" / "bin" / "onward")
-    )
+    place = home(deployment) / "current"
+    words = deployment.command(place, str(place / "venv" / "bin" / "onward"))
     return [f"{FIRST_ADMIN_PORT // 100}%i" if word == str(ADMIN_PORT) else word for word in words]
 
 
@@ -132,17 +131,18 @@ def _word(text: str) -> str:
 
 def _install(deployment: Deployment) -> str:
     unit, place = unit_name(deployment), home(deployment)
+    actions = f' "$here/{ACTIONS}"' if deployment.actions else ""
     lines = [
         "#!/bin/sh",
         "# Installs this folder as a release of its own, makes it the current one and starts what does not run yet.",
         "# What runs already goes on with its release until rolling-restart.sh. ROOTLESS=1 leaves systemd alone.",
         "set -eu",
         'here=$(cd "$(dirname "$0")" && pwd)',
-        f'digest=$(sha256sum "$here/{LOCK}" "$here"/repository/*/*/onward.lock | sha256sum | cut -c1-16)',
+        f'digest=$(sha256sum "$here/{LOCK}" "$here"/repository/*/*/onward.lock{actions} | sha256sum | cut -c1-16)',
         f'release="{place}/releases/$digest"',
         'if [ ! -e "$release/done" ]; then',
         '    mkdir -p "$release"',
-        f'    cp -R "$here/repository" "$here/{BILL}" "$release/"',
+        f'    cp -R "$here/repository" "$here/{BILL}"{actions} "$release/"',
         '    python3 -m venv "$release/venv"',
         '    (cd "$here" && "$release/venv/bin/python" -m pip install --quiet --disable-pip-version-check \\',
         f"        --require-hashes --only-binary :all: --requirement {LOCK})",

@@ -12,7 +12,7 @@ from tests.unit.runners.cloud.conftest import Make
 
 
 def test_the_command_is_one_that_onward_serve_understands(deployment: Make) -> None:
-    _, name, *arguments = deployment().command("repository")
+    _, name, *arguments = deployment().command(repository="repository")
     assert name == "serve"
     taken = serve.make_context("serve", arguments, resilient_parsing=True).params
     assert (taken["host"], taken["port"], taken["admin_port"], taken["insecure"]) == ("0.0.0.0", 8000, 8002, True)

@@ -103,6 +103,17 @@ def test_the_ray_target_says_clearly_where_it_is_not_there(
         export(options(tiny, tmp_path / "out", "ray"))
 
 
+def test_actions_are_for_packages_that_decide_and_their_secrets_are_named_not_read(tiny: Path, tmp_path: Path) -> None:
+    actions = tmp_path / "actions.toml"
+    actions.write_text(
+        'format = 1\n[[target]]\naction = "hold"\npackages = ["tiny"]\nkind = "webhook"\n'
+        'url = "https://holds.example/"\nsecret_env = "HOLDS_SECRET"\nheaders_env = { Authorization = "TOKEN" }\n'
+    )
+    assert module.secrets_of(actions) == ("HOLDS_SECRET", "TOKEN")
+    with pytest.raises(UsageError, match="none of these packages decides"):
+        export(options(tiny, tmp_path / "out", actions=actions))
+
+
 def test_a_person_reads_figures_and_a_program_json(
     tiny: Path, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:

@@ -133,6 +133,15 @@ def test_a_pod_that_decides_reaches_names_the_store_and_webhooks_and_nothing_els
     assert sorted({port["port"] for rule in egress for port in rule["ports"]}) == [53, 443, 5432]
 
 
+def test_the_secrets_of_actions_come_from_the_same_secret(deployment: Make, tmp_path: Path) -> None:
+    actions = tmp_path / "actions.toml"
+    (tmp_path / "out").mkdir()
+    manifests = written(deployment(decides=True, actions=actions, secrets=("HOLDS_SECRET",)), tmp_path / "out")
+    named = [one["valueFrom"]["secretKeyRef"]["key"] for one in server(manifests)["env"] if "valueFrom" in one]
+    assert named == list(manifests["Secret"]["stringData"]) == ["ONWARD_STORE", "ONWARD_KEY", "HOLDS_SECRET"]
+    assert server(manifests)["args"][-2:] == ["--actions", "/srv/onward/actions.toml"]
+
+
 def test_the_example_of_a_secret_holds_none_and_is_not_applied_with_the_rest(deployment: Make, tmp_path: Path) -> None:
     kubernetes.write(deployment(decides=True), tmp_path)
     assert not list((tmp_path / "manifests").glob("*secret*"))
