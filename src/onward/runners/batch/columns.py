@@ -91,7 +91,7 @@ def _given(field: Field, value: Any) -> Any:
             except ValueError:
                 return value
     if field.shape and field.datatype != "BYTES" and isinstance(value, str):  # as CSV files and databases have lists
-        with suppress(msgspec.DecodeError):
+        with suppress(msgspec.DecodeError, UnicodeError, RecursionError):
             return msgspec.json.decode(value)
     if field.content == "chat" and isinstance(value, str):
         return [{"role": "user", "content": value}]

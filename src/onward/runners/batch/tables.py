@@ -62,6 +62,7 @@ class TableFiles:
             stored = [name for name in columns if name not in partition]
             try:
                 for batch in _read(path, stored, min(size, _READ_ROWS), max(skip, 0)):
+                    batch.validate(full=True)  # offsets and texts of a damaged file would be read beyond their ends
                     yield self._fit(batch, target, partition, path)
             except (pa.ArrowException, OSError, KeyError) as error:
                 raise SourceUnreadable(_first_line(error), where=str(path)) from error

@@ -149,6 +149,8 @@ def _csv_rows(path: Path, delimiter: str) -> Iterator[tuple[str, Any]]:
         header = next(rows, None)
         if header is None:
             return
+        if any(not name.isprintable() for name in header):
+            raise SourceUnreadable("the first line has no names of columns", where=str(path), expected="text in UTF-8")
         if len(set(header)) != len(header):
             twice = next(name for name in header if header.count(name) > 1)
             raise SourceUnreadable(f"column {twice!r} is there twice", where=str(path))
