@@ -17,11 +17,14 @@ from typing import Any
 from onward.errors import Unavailable, UsageError
 from onward.runners.cloud import docker, kserve, kubernetes, systemd
 from onward.runners.cloud.deployment import Deployment, Sizing
+from onward.runners.cloud.distributions import pins
 from onward.runners.cloud.measurement import estimate, measure
 from onward.runners.cloud.packages import Packaged, collect
+from onward.runners.cloud.wheel import write_wheel
 
 _RAY = "onward.runners.cloud.ray_application"
-_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,51}[a-z0-9])?")
+# KServe and Knative make longer names of it, which still have to be labels of at most 63 characters.
+_LABEL = re.compile(r"[a-z](?:[a-z0-9-]{0,38}[a-z0-9])?")
 _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@-]*")
 _URI = re.compile(r"[a-z][a-z0-9+.-]*://[^\s]+")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,200}")
@@ -114,18 +117,20 @@ def check(options: CloudOptions) -> None:
                                   ("--image", options.image, _IMAGE), ("--base", options.base, _IMAGE),
                                   ("--storage-uri", options.storage_uri, _URI)):  # fmt: skip
         if value and pattern.fullmatch(value) is None:
-            expected = "lower-case letters, digits and hyphens, at most 53" if pattern is _LABEL else "a reference"
+            expected = (
+                "a lower-case letter, then letters, digits and hyphens, at most 40"
+                if pattern is _LABEL
+                else "a reference"
+            )
             raise UsageError("not a name that the target takes", where=where, expected=expected, found=value[:80])
 
 
 def describe(options: CloudOptions, packages: tuple[Packaged, ...], sizing: Sizing) -> Deployment:
-    """The facts of a deployment. The image's tag says what is in it: the same packages have the same tag."""
-    digest = hashlib.sha256(
-        "\n".join(f"{one.name} {one.version} {one.digest}" for one in packages).encode()
-    ).hexdigest()
+    """The facts of a deployment. The image's tag says what is in it: with other contents it is another one."""
+    digest = _digest(options, packages)
     asked = [one for one in packages if one.asked]
     only = asked[0] if len(asked) == 1 else None
-    name = options.name or (f"onward-{only.name.replace('_', '-').strip('-')}"[:53].strip("-") if only else "onward")
+    name = options.name or (f"onward-{only.name.replace('_', '-').strip('-')}"[:40].strip("-") if only else "onward")
     version = f"{only.version}-{digest[:12]}" if only else digest[:12]
     python = f"python:{sys.version_info.major}.{sys.version_info.minor}-slim"
     return Deployment(
@@ -135,6 +140,19 @@ def describe(options: CloudOptions, packages: tuple[Packaged, ...], sizing: Sizi
         canary_percent=options.canary_percent, storage_uri=options.storage_uri, actions=options.actions,
         secrets=secrets_of(options.actions) if options.actions else (),
     )  # fmt: skip
+
+
+def _digest(options: CloudOptions, packages: tuple[Packaged, ...]) -> str:
+    """Of all that goes into the image: packages, distributions, this Onward, the actions and the base."""
+    extras = {extra for one in packages for extra in one.extras}
+    lines = [f"{one.name} {one.version} {one.digest}" for one in packages]
+    lines += [pin.line() for pin in pins(extras)] + [options.base]
+    made = hashlib.sha256("\n".join(lines).encode())
+    with tempfile.TemporaryDirectory(prefix="onward-cloud-") as folder:
+        made.update(hashlib.sha256(write_wheel(Path(folder)).read_bytes()).digest())
+    if options.actions:
+        made.update(options.actions.read_bytes())
+    return made.hexdigest()
 
 
 def secrets_of(actions: Path) -> tuple[str, ...]:

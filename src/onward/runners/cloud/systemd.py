@@ -83,7 +83,7 @@ def service(deployment: Deployment) -> str:
             ("ExecStart", " ".join(map(_word, command(deployment)))),
             *(("Environment", _word(f"{name}={value}")) for name, value in variables.items()),
             ("EnvironmentFile", f"-/etc/{unit}/environment"),
-            ("User", unit[:31]),
+            ("User", unit[:31].rstrip("-")),
             ("StateDirectory", unit),
             ("StateDirectoryMode", "0700"),
             ("WorkingDirectory", f"/var/lib/{unit}"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 from onward.errors import OnwardError, PackageError, UsageError
 from onward.package.assembly import assemble
 from onward.runners.cloud import export as module
-from onward.runners.cloud.export import TARGETS, WRITERS, CloudOptions, export
+from onward.runners.cloud.export import TARGETS, WRITERS, CloudOptions, describe, export
 from onward.runners.cloud.measurement import estimate
 from onward.runners.cloud.packages import collect
 from onward.testing import tiny_package
@@ -27,7 +29,31 @@ def test_every_target_has_a_folder_and_notes_with_paths_that_exist(tiny: Path, t
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     for notes in made.notes.values():
         assert not any("FOLDER" in note for note in notes)
-    assert made.deployment.image == export(options(tiny, tmp_path / "again", "kserve")).deployment.image
+
+
+def test_an_images_tag_is_another_one_when_anything_in_it_is(tiny: Path, tmp_path: Path) -> None:
+    actions = tmp_path / "actions.toml"
+    actions.write_text("format = 1\n")
+    package = collect(str(tiny))
+    other = (replace(package[0], digest="0" * 64),)
+    extras = (replace(package[0], extras=("llm",)),)
+    usual = options(tiny, tmp_path / "out")
+    tags = [
+        describe(chosen, packages, estimate(packages)).image
+        for chosen, packages in (
+            (usual, package), (usual, other), (usual, extras), (replace(usual, base="python:3"), package),
+            (replace(usual, actions=actions), package),
+        )
+    ]  # fmt: skip
+    assert len(set(tags)) == len(tags)
+    assert describe(usual, package, estimate(package)).image == tags[0]
+
+
+def test_a_long_name_of_a_package_still_makes_one_that_clusters_take(tmp_path: Path) -> None:
+    name = "a_very_long_name-" + "x" * 30 + "-of_a_package"
+    packages = collect(str(tiny_package(tmp_path / "package", name=name)))
+    made = describe(options(tmp_path, tmp_path / "out"), packages, estimate(packages))
+    assert re.fullmatch(r"[a-z][a-z0-9-]{0,38}[a-z0-9]", made.name)
 
 
 def test_measured_figures_come_from_a_server_that_answered(tiny: Path, tmp_path: Path) -> None:
@@ -81,7 +107,8 @@ def test_what_exists_is_replaced_only_when_told_to(tiny: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"targets": ("helm",)}, {"targets": ()}, {"name": "Onward"}, {"name": "a\nb"}, {"name": "x" * 54},
+        {"targets": ("helm",)}, {"targets": ()}, {"name": "Onward"}, {"name": "a\nb"}, {"name": "x" * 41},
+        {"name": "1x"},
         {"namespace": "default; rm"}, {"image": "a b"}, {"image": "x\nUSER root"}, {"base": "$(id)"},
         {"storage_uri": "/etc"}, {"min_replicas": 11},
         {"targets": ("systemd",), "min_replicas": 100, "max_replicas": 100},
