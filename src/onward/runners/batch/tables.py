@@ -15,6 +15,8 @@ from onward.runners.batch.records import Chunk
 from onward.runners.batch.source import Files, cut
 
 _READ_ROWS = 1 << 16
+_DAMAGED = (pa.ArrowException, OSError, ValueError, KeyError)
+"""What reading a damaged file raises; ValueErrors for names and texts that are no UTF-8."""
 
 
 class TableFiles:
@@ -64,7 +66,7 @@ class TableFiles:
                 for batch in _read(path, stored, min(size, _READ_ROWS), max(skip, 0)):
                     batch.validate(full=True)  # offsets and texts of a damaged file would be read beyond their ends
                     yield self._fit(batch, target, partition, path)
-            except (pa.ArrowException, OSError, KeyError) as error:
+            except _DAMAGED as error:
                 raise SourceUnreadable(_first_line(error), where=str(path)) from error
 
     def _fit(self, batch: pa.RecordBatch, target: pa.Schema, partition: dict[str, str], path: Path) -> pa.RecordBatch:
@@ -104,17 +106,20 @@ def _rows(path: Path) -> int:
         with pa.memory_map(str(path)) as stored:
             reader = pa.ipc.open_file(stored)
             return sum(reader.get_batch(index).num_rows for index in range(reader.num_record_batches))
-    except (pa.ArrowException, OSError) as error:
+    except _DAMAGED as error:
         raise SourceUnreadable(_first_line(error), where=str(path)) from error
 
 
 def _schema(path: Path) -> pa.Schema:
-    if _is_parquet(path):
-        schema = pq.read_schema(path)
-    else:
-        with pa.memory_map(str(path)) as stored:
-            schema = pa.ipc.open_file(stored).schema
-    return pa.schema([pa.field(field.name, _plain(field.type), field.nullable) for field in schema])
+    try:
+        if _is_parquet(path):
+            schema = pq.read_schema(path)
+        else:
+            with pa.memory_map(str(path)) as stored:
+                schema = pa.ipc.open_file(stored).schema
+        return pa.schema([pa.field(field.name, _plain(field.type), field.nullable) for field in schema])
+    except _DAMAGED as error:
+        raise SourceUnreadable(_first_line(error), where=str(path)) from error
 
 
 def _read(path: Path, columns: Sequence[str], size: int, skip: int) -> Iterator[pa.RecordBatch]:
