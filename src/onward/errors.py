@@ -174,6 +174,12 @@ class GoldenExampleFailed(PackageError):
     code = "GOLDEN_EXAMPLE_FAILED"
 
 
+class RunnersDisagree(PackageError):
+    """Two runners of a package give answers that are further apart than rounding."""
+
+    code = "RUNNERS_DISAGREE"
+
+
 class PolicyError(ManifestError):
     """The policy is not valid."""
 

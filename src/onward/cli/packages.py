@@ -39,12 +39,18 @@ def inspect(package: str, as_json: bool) -> None:
 
 @click.command()
 @click.argument("package")
+@click.option("--runners", default="", metavar="RUNNER,…", help="Compare the answers of these: local, serve, batch, ….")
+@click.option("--inputs", type=click.IntRange(1), default=200, show_default=True,
+              help="With --runners: golden inputs and others made of them, so many in all.")  # fmt: skip
 @as_json
-def verify(package: str, as_json: bool) -> None:
+def verify(package: str, runners: str, inputs: int, as_json: bool) -> None:
     """Check a package: digests, graphs, and every golden example run on this machine."""
     from onward.runners import local
 
-    local.verify(package, as_json=as_json)
+    if runners:
+        local.compare(package, tuple(filter(None, map(str.strip, runners.split(",")))), inputs, as_json=as_json)
+    else:
+        local.verify(package, as_json=as_json)
 
 
 @click.command()

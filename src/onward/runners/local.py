@@ -121,6 +121,19 @@ def verify(package: str, *, as_json: bool) -> None:
         print(msgspec.json.encode(report).decode())  # noqa: T201
 
 
+def compare(package: str, runners: Sequence[str], inputs: int, *, as_json: bool) -> None:
+    """Show how far runners' answers are apart. Raises `RunnersDisagree`, after the table, where it is too far."""
+    from onward.runners.agreement.verifying import agreements, check
+
+    rows = agreements(find(package), runners, inputs)
+    if sys.stdout.isatty() and not as_json:
+        terminal.show_agreement(rows)
+    else:
+        for row in rows:
+            print(msgspec.json.encode(row).decode())  # noqa: T201
+    check(rows, package=package)
+
+
 def pack(source: Path, out: Path, *, repository: Path | None = None, **options: Any) -> None:
     """Pack a source and say what came out. `repository` is where the packages of stages are (None: the default)."""
     roots = [repository or DEFAULT_REPOSITORY]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -200,6 +200,16 @@ def show_verified(report: Mapping[str, Any]) -> None:
     if report.get("providers"):
         _console.print(f"[dim]runs on[/] {', '.join(report['providers'])}")
     _console.print(f"[dim]digest[/] {report['digest']}")
+
+
+def show_agreement(rows: Sequence[Mapping[str, Any]]) -> None:
+    """What `onward verify --runners` shows: each runner against the first."""
+    table = Table("runner", "inputs", "equal", "agreeing", "largest difference", "refused", "seconds", box=None)
+    for row in rows:
+        colour = "green" if row["agreeing"] == row["inputs"] else "red"
+        table.add_row(row["runner"], str(row["inputs"]), str(row["equal"]), f"[{colour}]{row['agreeing']}[/]",
+                      f"{row['difference']:.3g}", str(row["refused"]), f"{row['seconds']:.1f}")  # fmt: skip
+    _console.print(table)
 
 
 def show_packed(report: Mapping[str, Any]) -> None:

@@ -15,6 +15,8 @@ import pyarrow.compute as pc
 from onward.types import Field
 
 SAMPLE_ROWS = 1000
+JSON_CONTENT = {b"content": b"application/json"}
+"""The metadata of a column whose texts are JSON."""
 _LARGEST_INT = 1 << 63
 _PLAIN_FLOAT = r"^-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]{1,2})?$"
 _PLAIN_INT = r"^-?[0-9]{1,18}$"

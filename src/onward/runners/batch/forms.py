@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
-from onward.runners.batch.cells import as_json_text
+from onward.runners.batch.cells import JSON_CONTENT, as_json_text
 
 _GROUP_ROWS = 1 << 17
 
@@ -93,16 +93,21 @@ class CsvForm:
 
 
 class JsonForm:
-    """One object a line; numbers that JSON does not have are null."""
+    """One object a line; numbers that JSON does not have are null, and columns of JSON text are what the text says."""
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         self._stream = path.open("wb")
+        self._json = [field.name for field in schema if field.metadata == JSON_CONTENT]
         self._encode = msgspec.json.Encoder(enc_hook=_plain).encode
 
     def write(self, table: pa.Table) -> None:
         """See `Writer`."""
         for batch in table.to_batches(max_chunksize=4096):
-            self._stream.write(b"".join(self._encode(row) + b"\n" for row in batch.to_pylist()))
+            rows = batch.to_pylist()
+            for name in self._json:
+                for row in rows:
+                    row[name] = None if row[name] is None else msgspec.Raw(row[name].encode())
+            self._stream.write(b"".join(self._encode(row) + b"\n" for row in rows))
 
     def close(self) -> None:
         """See `Writer`."""

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from onward.errors import UsageError, WrongDatatype
 from onward.runners.batch.answers import AnswerColumns
+from onward.runners.batch.cells import JSON_CONTENT
 from onward.runners.batch.columns import Columns
 from onward.runners.batch.deciding import Deciding
 from onward.runners.batch.records import ROW, Chunk, Reject
@@ -35,7 +36,10 @@ class ShardWork:
         self.reads = list(dict.fromkeys(wanted))
         fields = [pa.field(ROW, pa.int64())]
         fields += [pa.field(name, source.field(name).type) for name in keep]
-        fields += [pa.field(column.name, column.type) for column in answers.columns]
+        fields += [
+            pa.field(column.name, column.type, metadata=JSON_CONTENT if column.json else None)
+            for column in answers.columns
+        ]
         fields += list(deciding.fields) if deciding is not None else []
         names = [field.name for field in fields]
         twice = next((name for name in names if names.count(name) > 1), "")

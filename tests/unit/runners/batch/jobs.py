@@ -57,7 +57,7 @@ def read(file: Path) -> list[Row]:
         return list(pq.read_table(file).to_pylist())
     if file.suffix == ".arrow":
         return list(pa.ipc.open_file(file.read_bytes()).read_all().to_pylist())
-    return [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+    return [json.loads(line) for line in file.read_bytes().splitlines()]
 
 
 def rejects(output: Path) -> list[Row]:

@@ -1,0 +1,1 @@
+"""One answer everywhere: the same inputs through several runners, and how far their answers are apart."""

@@ -1,0 +1,161 @@
+"""The answers of each runner to the same inputs: as a user of that runner gets them, from a process of its own."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from onward.errors import ExecutionError, InputError
+from onward.generate.answer import readable
+from onward.opening import open_pipeline
+from onward.runners.agreement.comparison import Answer
+from onward.runners.local import DEFAULT_REPOSITORY
+from onward.types import Item
+
+TOGETHER = 16
+"""Requests at a time: answers must not depend on who shares a batch."""
+_READY_S = 120.0
+_STOP_S = 30.0
+_LOOK_S = 0.05
+
+
+def local(package: Path, items: Sequence[Item], place: Path) -> list[Answer]:
+    """In this process, one after another."""
+    with open_pipeline(package, check=False, repositories=[DEFAULT_REPOSITORY]) as pipeline:
+        answers: list[Answer] = []
+        for item in items:
+            try:
+                answers.append(readable(pipeline(item)))
+            except InputError as error:
+                answers.append({"error": error.code})
+        return answers
+
+
+def serve(package: Path, items: Sequence[Item], place: Path) -> list[Answer]:
+    """By a server of its own, many requests at a time."""
+    bodies = [msgspec.json.encode(_as_json(item)) for item in items]
+    with _server(package, place) as (port, name), ThreadPoolExecutor(TOGETHER) as threads:
+        connections = [http.client.HTTPConnection("127.0.0.1", port, timeout=_READY_S) for _ in range(TOGETHER)]
+        shares = threads.map(
+            lambda which: [_posted(connections[which], name, body) for body in bodies[which::TOGETHER]],
+            range(TOGETHER),
+        )
+        answers: list[Answer] = [{}] * len(items)
+        for which, share in enumerate(shares):
+            answers[which::TOGETHER] = share
+        for connection in connections:
+            connection.close()
+    return answers
+
+
+def batch(package: Path, items: Sequence[Item], place: Path) -> list[Answer]:
+    """As a job from file to file."""
+    return _job(package, items, place, "local")
+
+
+def ray(package: Path, items: Sequence[Item], place: Path) -> list[Answer]:
+    """As the same job on Ray."""
+    return _job(package, items, place, "ray")
+
+
+def _job(package: Path, items: Sequence[Item], place: Path, engine: str) -> list[Answer]:
+    source, output = place / "in.jsonl", place / f"out-{engine}.jsonl"
+    source.write_bytes(b"".join(msgspec.json.encode(_as_json(item)) + b"\n" for item in items))
+    options = ["--no-decide", *(("--engine", engine) if engine != "local" else ())]
+    _run([sys.executable, "-m", "onward", "batch", str(package), str(source), str(output), *options])
+    answers: list[Answer] = [{}] * len(items)
+    for line in output.read_bytes().splitlines():
+        answer = msgspec.json.decode(line)
+        row = answer.pop("_row")
+        answers[row] = {name: value for name, value in answer.items() if value is not None}
+    rejects = output.with_name(f"{output.name}_rejects.jsonl")
+    if rejects.exists():
+        for line in rejects.read_bytes().splitlines():
+            reject = msgspec.json.decode(line)
+            answers[reject["row"]] = {"error": reject["code"]}
+    return answers
+
+
+ANSWERING: dict[str, Callable[[Path, Sequence[Item], Path], list[Answer]]] = {
+    "local": local, "serve": serve, "batch": batch, "ray": ray,
+}  # fmt: skip
+
+
+def _as_json(item: Item) -> Mapping[str, Any]:
+    return {
+        name: base64.b64encode(value).decode() if isinstance(value, bytes) else value for name, value in item.items()
+    }
+
+
+def _posted(connection: http.client.HTTPConnection, name: str, body: bytes) -> Answer:
+    connection.request("POST", f"/models/{name}", body, {"Content-Type": "application/json"})
+    response = connection.getresponse()
+    told = msgspec.json.decode(response.read())
+    if response.status >= 500:
+        raise ExecutionError(f"the server answers with status {response.status}: {told}")
+    found: Answer = told["answer"] if response.status == 200 else {"error": told["code"]}
+    return found
+
+
+@contextmanager
+def _server(package: Path, place: Path) -> Iterator[tuple[int, str]]:
+    """A server of the package on free ports: the port, and the model's name."""
+    port, admin_port = _free_ports()
+    argv = [sys.executable, "-m", "onward", "serve", str(package), "--port", str(port), "--admin-port", str(admin_port)]
+    log = place / "serve.log"
+    with log.open("wb") as sink:
+        process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT)
+    try:
+        yield port, _ready(process, port, log)
+    finally:
+        process.terminate()
+        try:
+            process.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _ready(process: subprocess.Popen[bytes], port: int, log: Path) -> str:
+    until_s = time.monotonic() + _READY_S
+    while process.poll() is None and time.monotonic() < until_s:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_READY_S)
+        try:
+            connection.request("GET", "/v2/health/ready")
+            response = connection.getresponse()
+            response.read()
+            if response.status == 200:
+                connection.request("GET", "/models")
+                models = msgspec.json.decode(connection.getresponse().read())
+                return str(models["models"][0]["name"])
+        except (OSError, http.client.HTTPException):
+            pass
+        finally:
+            connection.close()
+        time.sleep(_LOOK_S)
+    raise ExecutionError("the server did not become ready", found=log.read_text("utf-8", "replace")[-1000:])
+
+
+def _free_ports() -> tuple[int, int]:
+    with socket.socket() as first, socket.socket() as second:
+        first.bind(("127.0.0.1", 0))
+        second.bind(("127.0.0.1", 0))
+        return first.getsockname()[1], second.getsockname()[1]
+
+
+def _run(argv: Sequence[str]) -> str:
+    made = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    if made.returncode:
+        raise ExecutionError(f"{argv[2]} {argv[3]} failed: {made.stderr.strip()[-1000:]}")
+    return made.stdout
