@@ -51,7 +51,7 @@ def compare(
 def _apart(expected: Any, found: Any, tolerance: float) -> tuple[float, str]:
     """The largest difference of numbers, and where two answers do not agree ("": they do)."""
     if isinstance(expected, bool) or isinstance(found, bool) or expected is None or found is None:
-        return 0.0, "" if expected == found else _told(expected, found)
+        return 0.0, "" if expected is found else _told(expected, found)
     if isinstance(expected, int | float) and isinstance(found, int | float):
         difference = _difference(float(expected), float(found))
         return (difference if math.isfinite(difference) else 0.0), (
