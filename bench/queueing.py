@@ -19,10 +19,11 @@ Choose = Callable[[Sequence[int], random.Random, int], int]
 
 @dataclass(frozen=True, kw_only=True)
 class Service:
-    """How long a replica takes: measured runs by rows in a batch, in seconds, and what each request costs besides."""
+    """Seconds that a replica takes: measured runs by rows in a batch; what a request and a batch cost besides."""
 
     runs_s: Mapping[int, Sequence[float]]
     request_s: float = 0.0
+    batch_s: float = 0.0
 
     @property
     def largest(self) -> int:
@@ -33,7 +34,21 @@ class Service:
     def capacity(self) -> float:
         """The rows a second that one replica can do at most."""
         means = {rows: sum(runs) / len(runs) for rows, runs in self.runs_s.items()}
-        return max(rows / (mean + rows * self.request_s) for rows, mean in means.items())
+        return max(rows / (mean + rows * self.request_s + self.batch_s) for rows, mean in means.items())
+
+    def fitted(self, alone: float, crowded: float, callers: int) -> Service:
+        """With the costs besides that explain the answers a second to one caller, and to so many, in closed loops.
+
+        One caller: a row a batch. Many: batches as large as they are many, or as were measured. What cannot be
+        explained by costs that are not negative is left unexplained.
+        """
+        means = {rows: sum(runs) / len(runs) for rows, runs in self.runs_s.items()}
+        full = max(rows for rows in means if rows <= callers)
+        besides_alone, besides_crowded = 1 / alone - means[1], 1 / crowded - means[full] / full
+        batch_s = (besides_alone - besides_crowded) / (1 - 1 / full) if full > 1 else 0.0
+        batch_s = min(max(0.0, batch_s), max(0.0, besides_alone))
+        request_s = max(0.0, besides_crowded - batch_s / full)
+        return Service(runs_s=self.runs_s, request_s=request_s, batch_s=batch_s)
 
     def draw(self, rows: int, chance: random.Random) -> float:
         """A time for a batch: one of those measured at the sizes around it, in proportion."""
@@ -43,7 +58,7 @@ class Service:
             below = max(size for size in self.runs_s if size < rows)
             share = (rows - below) / (above - below)
             time_s = share * time_s + (1 - share) * chance.choice(self.runs_s[below])
-        return time_s + rows * self.request_s
+        return time_s + rows * self.request_s + self.batch_s
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -75,6 +75,22 @@ def test_a_closed_loop_of_one_caller_never_waits_and_of_many_fills_batches() -> 
     assert many.answers_per_s == pytest.approx(BATCHES.capacity, rel=0.05)
 
 
+def test_costs_besides_are_found_again_from_the_answers_to_one_and_to_many_callers() -> None:
+    true = Service(runs_s=BATCHES.runs_s, request_s=0.0003, batch_s=0.002)
+    alone = closed_loop(true, callers=1, requests=2000).answers_per_s
+    crowded = closed_loop(true, callers=64, requests=40_000).answers_per_s
+    found = Service(runs_s=BATCHES.runs_s).fitted(alone, crowded, 64)
+    assert found.batch_s == pytest.approx(0.002, rel=0.15)
+    assert found.request_s == pytest.approx(0.0003, rel=0.15)
+    eight = closed_loop(true, callers=8, requests=20_000).answers_per_s
+    assert closed_loop(found, callers=8, requests=20_000).answers_per_s == pytest.approx(eight, rel=0.03)
+
+
+def test_a_server_that_is_faster_than_its_parts_costs_nothing_besides() -> None:
+    found = Service(runs_s=BATCHES.runs_s).fitted(1000.0, 10_000.0, 64)
+    assert (found.request_s, found.batch_s) == (0.0, 0.0)
+
+
 def test_a_time_between_two_measured_sizes_lies_between_their_times() -> None:
     time_s = BATCHES.draw(20, random.Random(0))
     assert 0.024 < time_s - 20 * 0.0001 < 0.064
