@@ -30,11 +30,15 @@ from onward.errors import MissingExtra, UsageError
 @click.option("--key-file", type=click.Path(dir_okay=False, path_type=Path), default=None, envvar="ONWARD_KEY_FILE",
               help="The installation key; by default beside a SQLite store.")  # fmt: skip
 @click.option("--tenant", default="default", show_default=True, help="Whose decisions these are.")
+@click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True,
+              help="Where rows are answered: on this machine's cores, or by a Ray cluster.")  # fmt: skip
+@click.option("--ray-address", default="", metavar="HOST:PORT", help="The cluster; without it, Ray starts here.")
 @as_json
 def batch(
     package: str, source: str, output: str, query: str, columns: str, keep: str, outputs: str, where: str,
     limit: int | None, max_rejects: int | None, memory: str, restart: bool, no_decide: bool, store: str,
-    actions: Path | None, key_file: Path | None, tenant: str, as_json: bool,
+    actions: Path | None, key_file: Path | None, tenant: str, engine: str, ray_address: str,
+    as_json: bool,
 ) -> None:  # fmt: skip
     """Answer every row of IN into OUT; the same command again goes on where a killed one stopped.
 
@@ -55,7 +59,7 @@ def batch(
         package=package, source=source, output=output, query=query, columns=_pairs(columns), keep=_names(keep),
         outputs=_names(outputs), where=where, limit=limit, max_rejects=max_rejects, restart=restart,
         memory_bytes=size_bytes("--memory", memory), decide=not no_decide, store=store, actions=actions,
-        key_file=key_file, tenant=tenant,
+        key_file=key_file, tenant=tenant, engine=engine, ray_address=ray_address,
     )  # fmt: skip
     show(run(job), as_json=as_json or not sys.stdout.isatty())
 

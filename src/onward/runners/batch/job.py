@@ -65,9 +65,7 @@ class Run:
         done = dict(self._journal.shards)
         progress = Progress(self._total(), done=sum(shard.rows for shard in done.values()))
         assembly = self._output.assemble(self._work.schema, self._run_id)
-        threads = [threading.Thread(target=self._read, name="batch-read", daemon=True)]
-        for number in range(self._plan.workers):
-            threads.append(threading.Thread(target=self._answer, name=f"batch-work-{number}", daemon=True))
+        threads = self._threads()
         for thread in threads:
             thread.start()
         try:
@@ -88,6 +86,13 @@ class Run:
             answers=sum(one.answers for one in found), rejects=sum(one.rejects for one in found),
             rows_per_s=progress.rows_per_s,
         )  # fmt: skip
+
+    def _threads(self) -> list[threading.Thread]:
+        """Those that read and answer, and tell of it."""
+        threads = [threading.Thread(target=self._read, name="batch-read", daemon=True)]
+        for number in range(self._plan.workers):
+            threads.append(threading.Thread(target=self._answer, name=f"batch-work-{number}", daemon=True))
+        return threads
 
     def _collect(self, assembly: Assembling, progress: Progress) -> int:
         """Journal the shards as they come, add them in order; returns how many there are."""

@@ -37,6 +37,8 @@ class Job:
     actions: Path | None = None
     key_file: Path | None = None
     tenant: str = "default"
+    engine: str = "local"
+    ray_address: str = ""
 
     @property
     def source_name(self) -> str:

@@ -6,9 +6,8 @@ import secrets
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Any
 
 import msgspec
@@ -18,30 +17,18 @@ import pyarrow as pa
 
 from onward import __version__
 from onward.act import crash
-from onward.errors import OnwardError, UsageError
-from onward.opening import AnyPipeline, open_pipeline
-from onward.package.examples import read_examples
-from onward.package.package import open_package
-from onward.pipeline import Pipeline
-from onward.runners.batch.answers import AnswerColumns
-from onward.runners.batch.columns import Columns, map_columns
 from onward.runners.batch.databases import shown
 from onward.runners.batch.deciding import open_deciding
 from onward.runners.batch.durable import write_whole
 from onward.runners.batch.errors import JobChanged, SourceUnreadable
 from onward.runners.batch.job import Run, digest_of, peek
 from onward.runners.batch.journal import Journal
-from onward.runners.batch.media import FILE
-from onward.runners.batch.opening import open_output, open_source
+from onward.runners.batch.opened_job import OpenedJob, open_job
+from onward.runners.batch.opening import open_output
 from onward.runners.batch.output import Output, writing
 from onward.runners.batch.plan import tune
 from onward.runners.batch.records import Job, Plan
-from onward.runners.batch.scoring import Scorer
-from onward.runners.batch.shards import ShardWork
 from onward.runners.batch.source import Source
-from onward.runners.batch.where import Condition
-from onward.runners.local import DEFAULT_REPOSITORY, find
-from onward.streaming import STREAMING_BACKENDS
 
 _PEEK_ROWS = 256
 
@@ -51,33 +38,23 @@ def run(job: Job) -> Mapping[str, Any]:
     started_s = time.monotonic()
     output = open_output(job.output, job.source)
     with ExitStack() as stack:
-        pipeline = stack.enter_context(_opened(job))
-        source = open_source(job.source, pipeline.manifest, job.columns, query=job.query, limit=job.limit)
-        columns = map_columns(job, pipeline.manifest.inputs, source.schema)
-        condition = Condition(job.where, source.schema) if job.where else None
-        keep = _kept(job, source.schema)
+        opened = stack.enter_context(open_job(job))
+        engine = _engine(opened)
         stack.enter_context(output.locked(job.output_name))
-        facts = _facts(job, pipeline, source, columns, keep)
-        reads = list(dict.fromkeys([*columns.columns.values(), *keep, *(condition.columns if condition else ())]))
-        if (report := _finished(job, output, facts, source, reads)) is not None:
+        facts = _facts(opened)
+        if (report := _finished(opened, output, facts)) is not None:
             return report
         with writing(output.work):
             output.work.mkdir(exist_ok=True)
         journal = Journal(output.journal)
         stack.callback(journal.close)
-        _begin(job, pipeline, source, columns, reads, journal, facts)
+        _begin(opened, journal, facts)
         assert journal.head is not None
-        digest = _Digest(source, journal)
-        answers = _answers(job, pipeline)
-        scorer = Scorer(
-            pipeline, columns, answers, outputs=job.outputs, batch_rows=journal.plan.batch_rows, seed=journal.plan.seed
-        )
+        digest = _Digest(opened.source, journal)
         run_id, as_of_s = journal.head["run_id"], journal.head["started_s"]
-        deciding = stack.enter_context(open_deciding(job, pipeline, run_id=run_id, as_of_s=as_of_s))
-        work = ShardWork(
-            scorer, columns, answers, source=source.schema, keep=keep, condition=condition, deciding=deciding
-        )
-        outcome = Run(job, source, work, output, journal).run()
+        deciding = stack.enter_context(open_deciding(job, opened.pipeline, run_id=run_id, as_of_s=as_of_s))
+        work = opened.work(journal.plan, deciding)
+        outcome = engine(job, opened.source, work, output, journal).run()
         report = _report(job, journal, facts, digest.wait(), outcome, time.monotonic() - started_s)
         with writing(output.run):
             write_whole(output.run, msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
@@ -86,41 +63,25 @@ def run(job: Job) -> Mapping[str, Any]:
     return report
 
 
-@contextmanager
-def _opened(job: Job) -> Iterator[AnyPipeline]:
-    """The package. Cores work on a batch each, so that a graph runs on one thread."""
-    path = find(job.package)
-    package = open_package(path)
-    manifest = package.manifest
-    pipeline: AnyPipeline
-    if manifest.stages or manifest.execute.backend in STREAMING_BACKENDS or manifest.execute.backend != "onnx":
-        pipeline = open_pipeline(path, check=False, repositories=[DEFAULT_REPOSITORY])
-    else:
-        single = replace(manifest, execute=replace(manifest.execute, threads=1))
-        pipeline = Pipeline(replace(package, manifest=single))
-    try:
-        yield pipeline
-    finally:
-        pipeline.close()
+def _engine(opened: OpenedJob) -> type[Run]:
+    """Where the shards are answered: in this process, or by Ray."""
+    if opened.job.engine == "local":
+        return Run
+    from onward.runners.batch.ray_engine import RayRun, check
+
+    check(opened)
+    return RayRun
 
 
-def _kept(job: Job, schema: pa.Schema) -> tuple[str, ...]:
-    keep = tuple(schema.names) if job.keep == ("*",) else job.keep
-    for name in keep:
-        if name not in schema.names:
-            expected = f"one of {', '.join(schema.names[:20])}"
-            raise UsageError("the input has no such column", where=f"--keep {name}", expected=expected)
-    return (FILE, *keep) if FILE in schema.names and FILE not in keep else keep
-
-
-def _facts(job: Job, pipeline: AnyPipeline, source: Source, columns: Columns, keep: tuple[str, ...]) -> dict[str, Any]:
+def _facts(opened: OpenedJob) -> dict[str, Any]:
     """What makes this job this job: with anything else, its shards would not belong together."""
-    package = pipeline.package.id
+    job, package = opened.job, opened.pipeline.package.id
     return {
         "package": {"name": package.name, "version": package.version, "digest": package.digest},
-        "input": list(source.facts()),
+        "input": list(opened.source.facts()),
         "options": {
-            "columns": dict(columns.columns), "keep": list(keep), "outputs": list(job.outputs), "where": job.where,
+            "columns": dict(opened.columns.columns), "keep": list(opened.keep), "outputs": list(job.outputs),
+            "where": job.where,
             "limit": job.limit, "decide": job.decide, "store": shown(job.store), "tenant": job.tenant,
             "actions": job.actions.read_text("utf-8") if job.actions else "",
         },
@@ -131,17 +92,16 @@ def _facts(job: Job, pipeline: AnyPipeline, source: Source, columns: Columns, ke
     }  # fmt: skip
 
 
-def _finished(
-    job: Job, output: Output, facts: Mapping[str, Any], source: Source, reads: list[str]
-) -> Mapping[str, Any] | None:
+def _finished(opened: OpenedJob, output: Output, facts: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """The report of the same job where it is finished already; with `restart`, all of it is removed."""
+    job, source = opened.job, opened.source
     if job.restart:
         output.clear()
         return None
     if output.run.is_file() and output.exists:
         report: dict[str, Any] = msgspec.json.decode(output.run.read_bytes())
         _same(report["job"], facts, job)
-        if source.live and digest_of(source, reads, job.limit) != report["input"]["sha256"]:
+        if source.live and digest_of(source, opened.reads, job.limit) != report["input"]["sha256"]:
             raise _changed("input", job)
         _tidy(output)
         return report | {"repeated": True}
@@ -172,41 +132,17 @@ def _difference(before: Any, now: Any) -> str:
     return ""
 
 
-def _begin(
-    job: Job, pipeline: AnyPipeline, source: Source, columns: Columns, reads: list[str], journal: Journal,
-    facts: Mapping[str, Any],
-) -> None:  # fmt: skip
+def _begin(opened: OpenedJob, journal: Journal, facts: Mapping[str, Any]) -> None:
     """Plan the job and write it down, or see that it is the one that was begun."""
+    job, source = opened.job, opened.source
     if journal.head is not None:
         _same(journal.head["job"], facts, job)
         return
-    first = peek(source, reads, _PEEK_ROWS)
-    plan: Plan = tune(job, pipeline, first, columns.items(first), source.rows)
+    first = peek(source, opened.reads, _PEEK_ROWS)
+    plan: Plan = tune(job, opened.pipeline, first, opened.columns.items(first), source.rows)
     head = {"run_id": secrets.token_hex(8), "started_s": time.time(), "plan": msgspec.to_builtins(plan), "job": facts}
     journal.begin(head)
     crash.point("batch.planned")
-
-
-def _answers(job: Job, pipeline: AnyPipeline) -> AnswerColumns:
-    fetches = pipeline.fetches(job.outputs) if isinstance(pipeline, Pipeline) else ()
-    names = {field.name for field in pipeline.manifest.outputs}
-    for name in job.outputs:
-        if name not in names:
-            raise UsageError("the package has no such output", where=f"--outputs {name}", expected=", ".join(names))
-    plain = AnswerColumns(pipeline.manifest, fetches, job.outputs, [])
-    if plain.of_tensors_only or not isinstance(pipeline, Pipeline):
-        return plain
-    return AnswerColumns(pipeline.manifest, fetches, job.outputs, _seen(job, pipeline))
-
-
-def _seen(job: Job, pipeline: Pipeline) -> list[str]:
-    """What an answer of the package has, besides what its manifest says."""
-    for example in read_examples(pipeline.package.folder):
-        try:
-            return list(pipeline(example.input, outputs=job.outputs).answer)
-        except OnwardError:
-            continue
-    return []
 
 
 class _Digest:
