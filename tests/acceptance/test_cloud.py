@@ -10,7 +10,6 @@ import os
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -20,14 +19,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import yaml
 
+from onward.package.examples import read_examples
 from onward.runners.cloud.export import CloudOptions, Export, export
+from onward.runners.cloud.packages import collect
 from onward.testing import tiny_package
 from tests.acceptance import sandbox
 from tests.acceptance.conftest import STOP_TIMEOUT_S, free_port
 from tests.acceptance.deciding import write_package
+from tests.acceptance.service_manager import Manager
 from tests.unit.runners.cloud.containerfile import Stage, read
 
 VENV = Path(sys.prefix)
@@ -289,6 +292,28 @@ def test_the_install_script_makes_the_release_that_the_units_start(made: Export,
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.startswith("onward")
 
 
+@pytest.mark.long
+@pytest.mark.weights
+@needs_sandbox
+def test_every_package_of_the_gallery_serves_with_nowhere_to_write_to_but_its_scratch(
+    made: Export, tmp_path: Path
+) -> None:
+    repository = Path(__file__).parents[2] / "var" / "repository"
+    packages = collect(str(repository)) if repository.is_dir() else ()
+    if not packages:
+        pytest.skip("no package of the gallery is built: python -m gallery build")
+    root = sandbox.Root(shown={"/opt/onward": VENV, "/srv/onward/repository": repository})
+    environment = made.deployment.environment() | {"ONWARD_STORE": "sqlite:////tmp/store.db", "PATH": "/usr/bin:/bin"}
+    with sandbox.started(made.deployment.command(), root, environment=environment, user=10001, folder=Path("/tmp"),
+                         log=tmp_path / "log") as inside:  # fmt: skip
+        inside.wait_for(8000, "/v2/health/ready", 200, 160)
+        for package in packages:
+            for example in read_examples(package.folder)[:1]:
+                body = json.loads(msgspec.json.encode(example.input))  # bytes become base64
+                status, answer = inside.post(8000, f"/models/{package.name}", body)
+                assert status == 200, (package.name, answer)
+
+
 # --- Replicas of one machine ---
 
 
@@ -311,53 +336,6 @@ def test_kserves_container_serves_what_kserve_has_put_in_its_place(made: Export,
         asked = {"inputs": [{"name": "x", "shape": [1, 3], "datatype": "FP32", "data": [1, 2, 3]}]}
         status, body = inside.post(one["ports"][0]["containerPort"], "/v2/models/tiny/infer", asked)
         assert status == 200 and json.loads(body)["outputs"][0]["data"] == [3.0, 5.0, 7.0]
-
-
-class Manager:
-    """systemd's part: it holds a replica's socket, hands it to each server that it starts, hears when it is ready."""
-
-    def __init__(self, made: Export, replica: str, port: int, folder: Path) -> None:
-        self.listening = socket.socket()
-        self.listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        self.listening.bind(("127.0.0.1", port))
-        self.listening.listen(4096)
-        self._heard = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._heard.bind(str(folder / f"notify-{replica}"))
-        self._heard.settimeout(60)
-        self._folder, self._replica = folder, replica
-        text = (made.out / "systemd" / "onward-tiny@.service").read_text("utf-8").replace("%i", replica)
-        lines = [line.partition("=") for line in text.splitlines() if "=" in line]
-        self._command = next(shlex.split(value) for key, _, value in lines if key == "ExecStart")
-        self._environment = dict(value.split("=", 1) for key, _, value in lines if key == "Environment")
-        self._kill = next(value for key, _, value in lines if key == "KillSignal")
-
-    def start(self) -> None:
-        """Start the server and wait until it says that it is ready, as `Type=notify` does."""
-        program = str(self._folder / "opt" / "onward-tiny" / "current" / "venv" / "bin" / "onward")
-        command = [program, *[word.replace("/opt/", f"{self._folder}/opt/") for word in self._command[1:]]]
-        environment = {"PATH": os.environ["PATH"], "LISTEN_FDS": "1", **self._environment}
-        environment["NOTIFY_SOCKET"] = str(self._folder / f"notify-{self._replica}")
-        handed = self.listening.fileno()
-        with (self._folder / f"log-{self._replica}").open("ab") as log:
-            self._process = subprocess.Popen(
-                ["sh", "-c", 'export LISTEN_PID=$$; exec "$@"', "sh", *command], env=environment, stdout=log,
-                stderr=subprocess.STDOUT, preexec_fn=lambda: os.dup2(handed, 3), close_fds=False,
-            )  # fmt: skip
-        assert self._heard.recv(100) == b"READY=1"
-
-    def stop(self) -> int:
-        """Stop it as the unit says; its exit status."""
-        self._process.send_signal(signal.Signals[self._kill])
-        assert self._heard.recv(100) == b"STOPPING=1"
-        return self._process.wait(STOP_TIMEOUT_S)
-
-    def close(self) -> None:
-        """Kill what still runs."""
-        if self._process.poll() is None:
-            self._process.kill()
-        self._process.wait()
-        self.listening.close()
-        self._heard.close()
 
 
 def test_a_replica_is_replaced_under_load_and_no_request_is_refused(made: Export, tmp_path: Path) -> None:
