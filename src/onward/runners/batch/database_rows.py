@@ -24,6 +24,7 @@ from onward.errors import UsageError
 from onward.runners.batch.cells import SAMPLE_ROWS, of_values, type_of_field, type_of_values
 from onward.runners.batch.databases import Database, quoted, shown, sqlalchemy
 from onward.runners.batch.errors import SourceUnreadable
+from onward.runners.batch.ordinary import KINDS, ordinary
 from onward.runners.batch.records import Chunk
 from onward.runners.batch.source import chunk_of_columns
 from onward.types import Field
@@ -35,12 +36,6 @@ _FETCH_ROWS = 2048
 _LITERALS = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|--[^\n]*|/\*.*?\*/|\$(\w*)\$.*?\$\1\$", re.DOTALL)
 _BRACKETS = re.compile(r"\([^()]*\)")
 _ORDER = re.compile(r"\border\s+by\b", re.IGNORECASE)
-_ORDINARY: tuple[tuple[pa.DataType, frozenset[type]], ...] = (
-    (pa.bool_(), frozenset({bool})), (pa.int64(), frozenset({int})), (pa.float64(), frozenset({int, float})),
-    (pa.string(), frozenset({str})), (pa.binary(), frozenset({bytes})), (pa.date32(), frozenset({datetime.date})),
-    (pa.timestamp("us"), frozenset({datetime.datetime})),
-    (pa.timestamp("us", "UTC"), frozenset({datetime.datetime})),
-)  # fmt: skip
 
 
 class DatabaseRows:
@@ -121,14 +116,11 @@ class DatabaseRows:
             values = [bool(value) if value in (0, 1) else value for value in values]  # SQLite has no other
         elif type_ is not None and pa.types.is_string(type_):
             values = [_as_text(value) for value in values]
-        kinds = set(map(type, values)) - {type(None)}
-        if any(type_ == one and kinds <= known for one, known in _ORDINARY):
-            try:
-                return pa.array(values, type_), {}
-            except (pa.ArrowException, OverflowError, UnicodeEncodeError):
-                pass  # a value that is beyond the type: one by one they say which
+        column = ordinary(values, type_)
+        if column is not None:
+            return column, {}
         if type_ is not None and (pa.types.is_temporal(type_) or pa.types.is_binary(type_)):
-            wanted = next(known for one, known in _ORDINARY if one == type_)
+            wanted = next(known for one, known in KINDS if one == type_)
             misfits = {at: value for at, value in enumerate(values) if value is not None and type(value) not in wanted}
             return pa.array([None if at in misfits else value for at, value in enumerate(values)], type_), misfits
         return of_values(values, type_)

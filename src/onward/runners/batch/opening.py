@@ -8,6 +8,7 @@ from pathlib import Path
 
 from onward.errors import NotFound, UsageError
 from onward.package.manifest import Manifest
+from onward.runners.batch.csv_files import CsvFiles
 from onward.runners.batch.databases import Database, is_database, shown
 from onward.runners.batch.errors import SourceUnreadable
 from onward.runners.batch.media import SUFFIXES, MediaFiles
@@ -18,7 +19,8 @@ from onward.runners.batch.texts import TextFiles
 from onward.types import Field
 
 _TABLES = frozenset({".parquet", ".pq", ".arrow", ".feather"})
-_TEXTS = frozenset({".csv", ".tsv", ".jsonl", ".txt"})
+_CSV = frozenset({".csv", ".tsv"})
+_TEXTS = frozenset({".jsonl", ".txt"})
 
 
 def open_source(
@@ -49,6 +51,8 @@ def open_source(
     kind = kinds.pop()
     if kind in _TABLES:
         return TableFiles(paths, root)
+    if kind in _CSV:
+        return CsvFiles(paths, root, fields)
     if kind in _TEXTS:
         return TextFiles(paths, root, fields)
     raise SourceUnreadable(

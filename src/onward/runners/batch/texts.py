@@ -1,8 +1,7 @@
-"""CSV, JSON lines and plain lines: rows of text. A line that is no row is told of and passed over."""
+"""JSON lines and plain lines: rows of text. A line that is no row is told of and passed over."""
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -23,16 +22,16 @@ from onward.runners.batch.cells import (
     type_of_values,
 )
 from onward.runners.batch.errors import SourceUnreadable
+from onward.runners.batch.ordinary import ordinary
 from onward.runners.batch.records import Chunk, Reject
 from onward.runners.batch.source import Files, chunk_of_columns
 from onward.types import Field
 
 LONGEST_LINE_BYTES = 64 << 20
-csv.field_size_limit(LONGEST_LINE_BYTES)
 
 
 class TextFiles:
-    """Files of one form, `.csv`, `.tsv`, `.jsonl` or `.txt`. `fields` says of what type a column has to be."""
+    """Files of one form, `.jsonl` or `.txt`. `fields` says of what type a column has to be."""
 
     live = False
     rows: int | None = None
@@ -48,8 +47,6 @@ class TextFiles:
             raise SourceUnreadable(error.strerror or str(error), where=str(error.filename or paths[0])) from error
         rows = [row for row in sample if isinstance(row, dict)]
         self._names = list(dict.fromkeys(name for row in rows for name in row))
-        if not rows and self._suffix in (".csv", ".tsv"):
-            self._names = self._header(paths[0])
         self._types = {name: self._type(name, [row.get(name) for row in rows]) for name in self._names}
 
     @property
@@ -91,8 +88,11 @@ class TextFiles:
         return chunk_of_columns(typed, rows, broken)
 
     def _column(self, values: list[Any], type_: pa.DataType | None) -> tuple[pa.Array, dict[int, Any]]:
-        if self._suffix == ".jsonl" or type_ is None:
-            return of_values(values, type_)
+        if self._suffix == ".jsonl":
+            column = ordinary(values, type_)
+            return (column, {}) if column is not None else of_values(values, type_)
+        if type_ is None:
+            return of_values(values, None)
         texts = [value.encode("utf-8", "surrogateescape") if value is not None else None for value in values]
         return of_texts(pa.array(texts, pa.binary()), type_)
 
@@ -108,14 +108,8 @@ class TextFiles:
         for path in self._files.paths:
             if self._suffix == ".jsonl":
                 yield from _json_lines(path)
-            elif self._suffix == ".txt":
-                yield from _lines(path)
             else:
-                yield from _csv_rows(path, "\t" if self._suffix == ".tsv" else ",")
-
-    def _header(self, path: Path) -> list[str]:
-        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
-            return next(csv.reader(stream, delimiter="\t" if self._suffix == ".tsv" else ","), [])
+                yield from _lines(path)
 
 
 def _json_lines(path: Path) -> Iterator[tuple[str, Any]]:
@@ -141,34 +135,6 @@ def _lines(path: Path) -> Iterator[tuple[str, Any]]:
     with path.open(encoding="utf-8", errors="surrogateescape") as stream:
         for number, line in enumerate(stream, 1):
             yield f"{path.name}:{number}", {"text": line.rstrip("\n")}
-
-
-def _csv_rows(path: Path, delimiter: str) -> Iterator[tuple[str, Any]]:
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
-        rows = csv.reader((line.replace("\0", "�") for line in stream), delimiter=delimiter)
-        header = next(rows, None)
-        if header is None:
-            return
-        if any(not name.isprintable() for name in header):
-            raise SourceUnreadable("the first line has no names of columns", where=str(path), expected="text in UTF-8")
-        if len(set(header)) != len(header):
-            twice = next(name for name in header if header.count(name) > 1)
-            raise SourceUnreadable(f"column {twice!r} is there twice", where=str(path))
-        while True:
-            try:
-                cells = next(rows)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                yield f"{path.name}:{rows.line_num}", str(error)
-                continue
-            where = f"{path.name}:{rows.line_num}"
-            if not cells:
-                continue
-            if len(cells) != len(header):
-                yield where, f"{len(cells)} columns instead of {len(header)}"
-            else:
-                yield where, dict(zip(header, cells, strict=True))
 
 
 def kept_text(value: Any) -> str:

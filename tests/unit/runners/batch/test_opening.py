@@ -9,6 +9,7 @@ import pytest
 from onward.errors import NotFound, UsageError
 from onward.package.manifest import Manifest
 from onward.package.package import open_package
+from onward.runners.batch.csv_files import CsvFiles
 from onward.runners.batch.errors import SourceUnreadable
 from onward.runners.batch.media import MediaFiles
 from onward.runners.batch.opening import open_output, open_source
@@ -24,7 +25,7 @@ def manifest(package: Path) -> Manifest:
 
 @pytest.mark.parametrize("suffix", ["parquet", "arrow", "csv", "tsv", "jsonl", "JSONL"])
 def test_a_file_is_opened_by_its_suffix(tmp_path: Path, manifest: Manifest, suffix: str) -> None:
-    kind = TableFiles if suffix in ("parquet", "arrow") else TextFiles
+    kind = TableFiles if suffix in ("parquet", "arrow") else CsvFiles if suffix in ("csv", "tsv") else TextFiles
     file = write(tmp_path / f"a.{suffix.lower()}", some_rows(3))
     file = file.rename(tmp_path / f"b.{suffix}")
     assert isinstance(open_source(str(file), manifest, {}), kind)

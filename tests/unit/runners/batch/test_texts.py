@@ -7,19 +7,21 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from onward.runners.batch import texts
+from onward.runners.batch import csv_blocks, texts
+from onward.runners.batch.csv_files import CsvFiles
 from onward.runners.batch.errors import SourceUnreadable
 from onward.runners.batch.records import Chunk
 from onward.runners.batch.texts import TextFiles, kept_text
 from tests.unit.runners.batch.jobs import field
 
 
-def source(file: Path, content: str | bytes, **fields: str) -> TextFiles:
+def source(file: Path, content: str | bytes, **fields: str) -> TextFiles | CsvFiles:
     file.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return TextFiles([file], file.parent, {name: field(name, kind) for name, kind in fields.items()})
+    kind = CsvFiles if file.suffix in (".csv", ".tsv") else TextFiles
+    return kind([file], file.parent, {name: field(name, kind) for name, kind in fields.items()})
 
 
-def whole(rows: TextFiles, *columns: str, start: int = 0) -> Chunk:
+def whole(rows: TextFiles | CsvFiles, *columns: str, start: int = 0) -> Chunk:
     (chunk,) = rows.chunks(columns or rows.schema.names, 100, start=start)
     return chunk
 
@@ -98,7 +100,7 @@ def test_reading_goes_on_at_any_row(tmp_path: Path, start: int) -> None:
 def test_several_files_are_read_one_after_the_other(tmp_path: Path) -> None:
     for name in "ab":
         (tmp_path / f"{name}.csv").write_text(f"v\n{name}\n")
-    rows = TextFiles([tmp_path / "a.csv", tmp_path / "b.csv"], tmp_path, {})
+    rows = CsvFiles([tmp_path / "a.csv", tmp_path / "b.csv"], tmp_path, {})
     assert whole(rows).table.to_pylist() == [{"v": "a"}, {"v": "b"}]
 
 
@@ -106,6 +108,9 @@ def test_a_line_longer_than_the_limit_ends_the_job(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(texts, "LONGEST_LINE_BYTES", 100)
     with pytest.raises(SourceUnreadable, match="line 2 is longer"):
         source(tmp_path / "a.jsonl", '{"a": 1}\n{"a": "' + "x" * 200 + '"}\n')
+    monkeypatch.setattr(csv_blocks, "LONGEST_LINE_BYTES", 100)
+    with pytest.raises(SourceUnreadable, match="longer"):
+        source(tmp_path / "a.csv", "x" * 200 + "\n1\n")
 
 
 def test_a_file_that_goes_away_is_an_error(tmp_path: Path) -> None:
