@@ -1,4 +1,4 @@
-"""systemd's part, for tests on machines where it does not run: sockets that are held, servers that say they are ready."""
+"""systemd's part, for machines where it does not run: sockets that are held, servers that say they are ready."""
 
 from __future__ import annotations
 
