@@ -105,6 +105,8 @@ def check(options: CloudOptions) -> None:
                          found=", ".join(unknown) or "none")  # fmt: skip
     if options.out.exists() and not options.force:
         raise UsageError("it exists", where=str(options.out), expected="a path without anything, or --force")
+    if options.out.exists() and not _is_ours(options.out):  # --force must not cost anybody another folder
+        raise UsageError("it holds something else", where=str(options.out), expected="nothing but targets' folders")
     if "ray" in options.targets and find_spec(_RAY) is None:
         raise Unavailable("this version of Onward has no Ray application yet", where="--target ray")
     if options.min_replicas > options.max_replicas:
@@ -190,6 +192,10 @@ def _write_ray(packages: Sequence[Packaged], folder: Path, options: CloudOptions
     found = Path(options.source)
     more: dict[str, Any] = {"min_replicas": options.min_replicas, "max_replicas": options.max_replicas}
     return write(found if found.exists() else packages[0].folder, folder, **more)
+
+
+def _is_ours(out: Path) -> bool:
+    return out.is_dir() and not out.is_symlink() and all(one.name in TARGETS for one in out.iterdir())
 
 
 def _publish(made: Path, out: Path, *, force: bool) -> None:

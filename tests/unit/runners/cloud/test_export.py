@@ -94,14 +94,24 @@ def test_what_fails_in_the_middle_leaves_nothing(tiny: Path, tmp_path: Path, mon
 
 def test_what_exists_is_replaced_only_when_told_to(tiny: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    out.mkdir()
-    (out / "mine").write_text("keep")
+    export(options(tiny, out, "docker"))
     with pytest.raises(UsageError, match="it exists"):
         export(options(tiny, out, "kserve"))
-    assert (out / "mine").read_text() == "keep"
     export(options(tiny, out, "kserve", force=True))
     assert [path.name for path in out.iterdir()] == ["kserve"]
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_what_onward_did_not_write_is_never_replaced(tiny: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (out / "docker").mkdir(parents=True)
+    (out / "mine").write_text("keep")
+    (tmp_path / "link").symlink_to(out)
+    (tmp_path / "file").write_text("keep")
+    for place in (out, tmp_path / "link", tmp_path / "file"):
+        with pytest.raises(UsageError, match="something else"):
+            export(options(tiny, place, "kserve", force=True))
+    assert (out / "mine").read_text() == (tmp_path / "file").read_text() == "keep"
 
 
 @pytest.mark.parametrize(
