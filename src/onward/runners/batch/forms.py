@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
@@ -33,7 +33,7 @@ class ParquetForm:
     """Small tables share a row group: readers want few, large ones."""
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
-        self._writer = pq.ParquetWriter(path, schema, compression="snappy")
+        self._writer = pq.ParquetWriter(path, schema, compression="snappy", use_dictionary=_repeating(schema))
         self._waiting: list[pa.Table] = []
         self._rows = 0
 
@@ -122,7 +122,8 @@ FORMS: Mapping[str, Form] = {
 
 def write_parquet(path: Path, table: pa.Table) -> None:
     """One Parquet file, whole."""
-    pq.write_table(table, path, compression="snappy", row_group_size=2 * _GROUP_ROWS)
+    dictionaries = _repeating(table.schema)
+    pq.write_table(table, path, compression="snappy", use_dictionary=dictionaries, row_group_size=2 * _GROUP_ROWS)
 
 
 def write_arrow(path: Path, table: pa.Table) -> None:
@@ -132,6 +133,22 @@ def write_arrow(path: Path, table: pa.Table) -> None:
         writer.write(table)
     finally:
         writer.close()
+
+
+def _repeating(schema: pa.Schema) -> list[str] | bool:
+    """The columns whose values repeat: a dictionary of scores takes most of the time of writing, and more space."""
+    found = [path for field in schema for path in _texts(field.name, field.type)]
+    return found or False
+
+
+def _texts(path: str, type_: pa.DataType) -> Iterator[str]:
+    if pa.types.is_struct(type_):
+        for field in type_:
+            yield from _texts(f"{path}.{field.name}", field.type)
+    elif pa.types.is_list(type_):
+        yield from _texts(f"{path}.list.element", type_.value_type)
+    elif pa.types.is_string(type_) or pa.types.is_boolean(type_):
+        yield path
 
 
 def _flat(type_: pa.DataType) -> pa.DataType:

@@ -83,3 +83,14 @@ def test_whole_files_are_written_at_once(tmp_path: Path) -> None:
     write_arrow(tmp_path / "a.arrow", TABLE)
     assert pq.read_table(tmp_path / "a.parquet").num_rows == 3
     assert pa.ipc.open_file((tmp_path / "a.arrow").read_bytes()).read_all().num_rows == 3
+
+
+def test_only_what_repeats_has_a_dictionary(tmp_path: Path) -> None:
+    labels = pa.array([[{"label": "a", "score": 0.5}]] * 50)
+    table = pa.table({"_row": range(50), "p": [at / 7 for at in range(50)], "label": ["a"] * 50, "labels": labels})
+    write_parquet(tmp_path / "a.parquet", table)
+    group = pq.read_metadata(tmp_path / "a.parquet").row_group(0)
+    columns = {group.column(at).path_in_schema: group.column(at) for at in range(group.num_columns)}
+    with_dictionary = {name for name, column in columns.items() if column.has_dictionary_page}
+    assert with_dictionary == {"label", "labels.list.element.label"}
+    assert pq.read_table(tmp_path / "a.parquet").equals(table)
