@@ -88,10 +88,20 @@ def _duckdb(query: str) -> Iterator[pa.RecordBatch]:
 
 
 def write_parquet_pyarrow(batches: Iterator[pa.RecordBatch], file: Path) -> None:
-    """Snappy, as both do by default."""
+    """With its defaults, and Snappy, as all."""
     with pq.ParquetWriter(file, schema(), compression="snappy") as writer:
         for batch in batches:
             writer.write_batch(batch)
+
+
+def write_parquet_onward(batches: Iterator[pa.RecordBatch], file: Path) -> None:
+    """As `onward batch` does: pyarrow, no dictionaries for numbers, large row groups."""
+    from onward.runners.batch.forms import ParquetForm
+
+    writer = ParquetForm(file, schema())
+    for batch in batches:
+        writer.write(pa.Table.from_batches([batch]))
+    writer.close()
 
 
 def write_parquet_duckdb(batches: Iterator[pa.RecordBatch], file: Path) -> None:
@@ -127,6 +137,7 @@ READERS: dict[str, Callable[[Path], Iterator[pa.RecordBatch]]] = {
 }  # fmt: skip
 WRITERS: dict[str, tuple[Callable[[Iterator[pa.RecordBatch], Path], None], str]] = {
     "write Parquet, pyarrow": (write_parquet_pyarrow, "parquet"),
+    "write Parquet, onward": (write_parquet_onward, "parquet"),
     "write Parquet, DuckDB": (write_parquet_duckdb, "parquet"),
     "write CSV, pyarrow": (write_csv_pyarrow, "csv"), "write CSV, DuckDB": (write_csv_duckdb, "csv"),
 }  # fmt: skip

@@ -86,6 +86,7 @@ class DatabaseRows:
     def chunks(self, columns: Sequence[str], size: int, *, start: int = 0) -> Iterator[Chunk]:
         """See `Source`. Reads from the first row on, whatever `start` is: the digest is that of all rows before."""
         places = [self._names.index(name) for name in columns]
+        everything = list(range(len(self._names)))
         whole = hashlib.sha256(_SEED)
         encode = msgspec.msgpack.Encoder(enc_hook=str).encode
         first, before = 0, whole.hexdigest()
@@ -93,7 +94,7 @@ class DatabaseRows:
             all_rows = stack.enter_context(closing(self._rows(connection)))
             rows = islice(all_rows, self._limit)
             while found := list(islice(rows, size)):
-                taken = [tuple(_plain(row[place]) for place in places) for row in found]
+                taken = found if places == everything else [tuple(row[place] for place in places) for row in found]
                 whole.update(b"".join(map(encode, taken)))
                 after = whole.hexdigest()
                 if first >= start:
@@ -112,9 +113,12 @@ class DatabaseRows:
 
     def _column(self, name: str, values: list[Any]) -> tuple[pa.Array, dict[int, Any]]:
         type_ = self._types[name]
+        kinds = set(map(type, values))
+        if kinds & _FOREIGN:
+            values = [_plain(value) for value in values]
         if type_ is not None and pa.types.is_boolean(type_) and self._database.kind == "sqlite":
             values = [bool(value) if value in (0, 1) else value for value in values]  # SQLite has no other
-        elif type_ is not None and pa.types.is_string(type_):
+        elif type_ is not None and pa.types.is_string(type_) and kinds - _TEXTS:
             values = [_as_text(value) for value in values]
         column = ordinary(values, type_)
         if column is not None:
@@ -212,6 +216,9 @@ class DatabaseRows:
 
 
 _SEED = b"onward-rows-1"
+_TEXTS = frozenset({str, type(None)})
+_FOREIGN = frozenset({decimal.Decimal, memoryview, uuid.UUID, datetime.time, datetime.timedelta})
+"""What drivers give that no column holds."""
 
 
 def has_order(query: str) -> bool:
