@@ -26,6 +26,7 @@ from PIL import Image
 from onward.package.assembly import assemble
 from onward.package.examples import Example, write_examples
 from tests import packages
+from tests.acceptance import sandbox
 from tests.postgres import postgres, postgres_url  # noqa: F401
 
 START_TIMEOUT_S = 30.0
@@ -178,6 +179,12 @@ def tensors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     packages.reader_package(root / "reader" / "1.0.0")
     with serving(root) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def sandboxed() -> None:
+    """Skips where there is no bubblewrap and none can be had."""
+    sandbox.needed()
 
 
 @contextlib.contextmanager

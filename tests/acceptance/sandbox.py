@@ -115,17 +115,20 @@ def started(command: Sequence[str], root: Root, *, environment: Mapping[str, str
     with log.open("wb") as output:
         bwrap = subprocess.Popen([*words, *command], stdout=output, stderr=subprocess.STDOUT, pass_fds=(writing,))
     os.close(writing)
-    with os.fdopen(reading) as told, ThreadPoolExecutor(1) as asking:
-        text = told.read()
-        assert text, log.read_text("utf-8", "replace")
-        pid = int(json.loads(text)["child-pid"])
-        asking.submit(_enter, pid).result()
-        try:
+    try:
+        with os.fdopen(reading) as told, ThreadPoolExecutor(1) as asking:
+            text = told.read()
+            assert text, log.read_text("utf-8", "replace")
+            pid = int(json.loads(text)["child-pid"])
+            try:
+                asking.submit(_enter, pid).result()
+            except FileNotFoundError:
+                pytest.fail(f"it did not start: {log.read_text('utf-8', 'replace')}")
             yield Inside(pid=pid, bwrap=bwrap, log=log, asking=asking)
-        finally:
-            if bwrap.poll() is None:
-                bwrap.kill()
-            bwrap.wait()
+    finally:
+        if bwrap.poll() is None:
+            bwrap.kill()
+        bwrap.wait()
 
 
 def _enter(pid: int) -> None:

@@ -29,29 +29,13 @@ from onward.runners.cloud.packages import collect
 from onward.testing import tiny_package
 from tests.acceptance import sandbox
 from tests.acceptance.conftest import STOP_TIMEOUT_S, free_port
-from tests.acceptance.deciding import write_package
 from tests.acceptance.service_manager import Manager
 from tests.unit.runners.cloud.containerfile import Stage, read
 
 VENV = Path(sys.prefix)
 BASE_PYTHON = Path(sys.base_prefix) / "bin" / f"python3.{sys.version_info.minor}"
-ACTIONS = """format = 1
-[[target]]
-action = "hold"
-packages = ["tiny"]
-kind = "webhook"
-url = "https://holds.example/holds"
-secret_env = "HOLDS_SECRET"
-dry_run = true
-"""
 BODY = {"x": [1.0, 2.0, 3.0]}
 needs_sandbox = pytest.mark.usefixtures("sandboxed")
-
-
-@pytest.fixture(scope="session")
-def sandboxed() -> None:
-    """Skips where there is no bubblewrap and none can be had."""
-    sandbox.needed()
 
 
 @pytest.fixture(scope="module")
@@ -158,40 +142,6 @@ def test_the_root_cannot_be_written_to(made: Export, tmp_path: Path) -> None:
     with sandbox.started(["/opt/onward/bin/python", "-c", code], root, environment={}, user=10001,
                          folder=Path("/tmp"), log=tmp_path / "log") as inside:  # fmt: skip
         assert inside.bwrap.wait(30) == 0, inside.log.read_text()
-
-
-@needs_sandbox
-def test_an_image_that_decides_keeps_its_decisions_in_the_one_place_it_has_for_them(tmp_path: Path) -> None:
-    package = tmp_path / "repository" / "tiny" / "1.0.0"
-    write_package(package)
-    (tmp_path / "actions.toml").write_text(ACTIONS, "utf-8")
-    options = CloudOptions(source=str(package), out=tmp_path / "out", targets=("docker",), measure=False,
-                           actions=tmp_path / "actions.toml")  # fmt: skip
-    context = export(options).out / "docker"
-    last = read(context / "Containerfile")[-1]
-    variables = dict(word.split("=", 1) for word in shlex.split(last.of("ENV")[0].text))
-    variables |= {"HOLDS_SECRET": "s3cret"}  # as run.sh passes it on
-    assert "--env HOLDS_SECRET" in (context / "run.sh").read_text("utf-8")
-    state = tmp_path / "state"
-    state.mkdir()
-    root = sandbox.Root(
-        shown={"/opt/onward": VENV, "/srv/onward/repository": context / "repository",
-               "/srv/onward/actions.toml": context / "actions.toml"},
-        writable={last.of("RUN")[0].words[-1]: state},
-    )  # fmt: skip
-    kept: list[str] = []
-    for _ in range(2):  # the second server finds what the first one kept
-        with sandbox.started(last.of("ENTRYPOINT")[0].words, root, environment=variables, user=10001,
-                             folder=Path("/tmp"), log=tmp_path / "log") as inside:  # fmt: skip
-            inside.wait_for(8000, "/v2/health/ready", 200, 60)
-            status, body = inside.post(8000, "/models/tiny", {"x": [10.0, 0.0, 0.0]})
-            assert status == 200, body
-            decision = json.loads(body)["decision"]
-            assert decision["outcome"] == "decline"
-            kept.append(decision["decision_id"])
-            assert [inside.get(8000, f"/decisions/{one}")[0] for one in kept] == [200] * len(kept)
-            os.kill(inside.pid, signal.SIGKILL)
-    assert (state / "onward.db").exists()
 
 
 def running_pid_one(running: sandbox.Inside, number: signal.Signals) -> None:
