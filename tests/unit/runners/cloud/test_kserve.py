@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import yaml
 
@@ -35,6 +36,13 @@ def test_the_check_notices_a_member_that_is_misspelt(deployment: Make, tmp_path:
     (predictor if place == "predictor" else predictor["model"])["protocol_version"] = "v2"
     with pytest.raises(AssertionError, match="no such member"):
         check_kserve(service, "V1beta1InferenceService")
+
+
+def test_the_check_reaches_into_what_kserve_has_of_kubernetes(deployment: Make, tmp_path: Path) -> None:
+    runtime, _ = written(deployment(), tmp_path)
+    runtime["spec"]["containers"][0]["livenessProbe"]["httpget"] = {}
+    with pytest.raises(jsonschema.ValidationError, match="httpget"):
+        check_kserve(runtime, "V1alpha1ServingRuntime")
 
 
 def test_the_service_asks_for_the_runtime_that_is_written_with_it(deployment: Make, tmp_path: Path) -> None:
