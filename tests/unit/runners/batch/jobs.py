@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -37,9 +38,10 @@ def write(file: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     if file.suffix == ".jsonl":
         file.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
     elif file.suffix in (".csv", ".tsv"):
-        delimiter = "," if file.suffix == ".csv" else "\t"
-        lines = [delimiter.join(f'"{json.dumps(value)}"' for value in row.values()) for row in rows]
-        file.write_text("\n".join([delimiter.join(rows[0]), *lines]) + "\n", "utf-8")
+        with file.open("w", encoding="utf-8", newline="") as stream:
+            writer = csv.writer(stream, delimiter="," if file.suffix == ".csv" else "\t", lineterminator="\n")
+            writer.writerow(rows[0])
+            writer.writerows([_cell(value) for value in row.values()] for row in rows)
     elif file.suffix == ".arrow":
         table = pa.Table.from_pylist(list(rows))
         with pa.ipc.new_file(str(file), table.schema) as writer:
@@ -47,6 +49,10 @@ def write(file: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     else:
         pq.write_table(pa.Table.from_pylist(list(rows)), file, row_group_size=101)
     return file
+
+
+def _cell(value: Any) -> Any:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def read(file: Path) -> list[Row]:
