@@ -20,7 +20,7 @@ from onward.runners.batch.database_table import SHARDS, DatabaseTable
 from onward.runners.batch.databases import Database
 from onward.runners.batch.errors import DatabaseUnavailable, JobChanged, OutputBusy, OutputFailed
 from onward.runners.batch.records import Reject
-from tests.unit.runners.batch.jobs import answers, rejects, score, some_rows, write
+from tests.unit.runners.batch.jobs import answers, plan, rejects, score, some_rows, write
 
 ROWS = 300
 SCHEMA = pa.schema([("_row", pa.int64()), ("y", pa.float32())])
@@ -265,3 +265,41 @@ def test_text_with_nul_and_numbers_that_are_none_arrive_as_the_database_has_them
     score(package, source, f"{url}table=scores", keep=("id", "name"))
     shown = "a�b" if url.startswith("postgresql") else "a\0b"
     assert ask("select name from scores order by id") == [(shown,), ("ä\n\t\\N",)]
+
+
+CHANGES = (
+    "", "update raw set x = '[9, 9, 9]' where id = 3", "delete from raw where id = 3",
+    "insert into raw values (-1, '[1, 2, 3]')", "update raw set x = '[9, 9, 9]' where id = 90",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_an_interrupted_job_goes_on_over_the_same_rows_and_refuses_others(
+    package: Path, url: str, ask: Any, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    ask("create table raw (id integer primary key, x text)")
+    for row in some_rows(100):
+        ask(f"insert into raw values ({row['id']}, '{row['x']}')")
+    monkeypatch.setattr("onward.runners.batch.runner.tune", lambda *_: plan(shard_rows=10))
+    real, written = DatabaseTable.write_shard, []
+
+    def write_shard(self: DatabaseTable, index: int, *rest: Any) -> str:
+        if len(written) >= 5:
+            raise KeyboardInterrupt
+        written.append(index)
+        return real(self, index, *rest)
+
+    with monkeypatch.context() as interrupted, pytest.raises(KeyboardInterrupt):
+        interrupted.setattr(DatabaseTable, "write_shard", write_shard)
+        score(package, f"{url}table=raw", f"{url}table=scores")
+    if change:
+        ask(change)
+    if change and "90" not in change:  # rows that nobody has read yet may be others
+        with pytest.raises(JobChanged):
+            score(package, f"{url}table=raw", f"{url}table=scores")
+        score(package, f"{url}table=raw", f"{url}table=scores", restart=True)
+    else:
+        score(package, f"{url}table=raw", f"{url}table=scores")
+    rows = ask("select x from raw order by id")
+    found = [eval(row[0]) for row in ask("select y from scores order by _row")]
+    assert np.allclose(found, answers([{"x": eval(row[0])} for row in rows]))
