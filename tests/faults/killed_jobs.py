@@ -33,6 +33,12 @@ def content(output: str) -> object:
             rows = connection.execute(f"select * from {table} order by rowid").fetchall()
         connection.close()
         return rows
+    if output.startswith("postgresql"):
+        import psycopg
+
+        url, _, table = output.rpartition("&table=")
+        with psycopg.connect(url) as server:
+            return server.execute(f"select * from {table} order by _row").fetchall()
     path = Path(output)
     if path.is_dir():
         return [(part.name, part.read_bytes()) for part in sorted(path.glob("part-*"))]

@@ -17,6 +17,7 @@ pytest.importorskip("pyarrow", reason="scoring jobs need the extra `batch`")
 
 from onward.act.crash import POINTS
 from onward.testing import tiny_package
+from tests.postgres import server
 
 ROWS = 3000
 KILLED_JOBS = Path(__file__).with_name("killed_jobs.py")
@@ -71,8 +72,17 @@ def test_jobs_killed_at_hundreds_of_moments_go_on_to_the_same_output(folder: Pat
     killed_at_random(folder, output, MANY_KILLS, seed=3)
 
 
+@pytest.mark.long
+def test_jobs_into_postgresql_killed_at_random_moments_go_on_to_the_same_table(folder: Path) -> None:
+    url = server().new_database()
+    try:
+        killed_at_random(folder, url + "&table={}", 60, seed=4)
+    finally:
+        server().drop_database(url)
+
+
 def killed_at_random(folder: Path, output: str, kills: int, *, seed: int) -> None:
-    alone = folder / f"random-{OUTPUTS.index(output)}-{kills}"
+    alone = folder / f"random-{len(list(folder.glob('random-*')))}"
     alone.mkdir()
     (alone / "packages").symlink_to(folder / "packages")
     command = [sys.executable, str(KILLED_JOBS), str(folder / "in.jsonl"), output, str(kills), str(seed)]
