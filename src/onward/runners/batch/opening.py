@@ -35,6 +35,8 @@ def open_source(
         from onward.runners.batch.database_rows import DatabaseRows
 
         return DatabaseRows(name, query, fields, limit)
+    if not name:
+        raise UsageError("the input has no name", where="IN")
     if query:
         raise UsageError(
             "only a database has queries", where="--query", expected="IN as sqlite:///FILE or postgresql://…"
@@ -62,6 +64,8 @@ def open_source(
 
 def open_output(name: str, source: str) -> Output:
     """The output of that name, which is not the source. Raises `UsageError`, `MissingExtra`."""
+    if not name:
+        raise UsageError("the output has no name", where="OUT")
     if not is_database(name):
         _check_apart(name, source)
         return Output(name)

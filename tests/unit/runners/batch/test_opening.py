@@ -87,3 +87,9 @@ def test_an_output_is_never_its_input(tmp_path: Path, monkeypatch: pytest.Monkey
         with pytest.raises(UsageError, match="the output is the input"):
             open_output(output, source)
     open_output("days/b.csv", "days/a.csv")
+
+
+def test_nothing_is_no_name(manifest: Manifest) -> None:
+    for opened in (lambda: open_source("", manifest, {}), lambda: open_output("", "in.csv")):
+        with pytest.raises(UsageError, match="no name"):
+            opened()
