@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -39,21 +40,23 @@ def echo_package(folder: Path, datatypes: dict[str, str], *, name: str, shape: t
     return write(folder, manifest(name, fields), {"model.onnx": graph(nodes, values(""), values("_out"))})
 
 
-def mlp_package(folder: Path, *, name: str = "mlp", version: str = "1.0.0", seed: int = 7) -> Path:
+def mlp_package(
+    folder: Path, *, name: str = "mlp", version: str = "1.0.0", seed: int = 7, sizes: Sequence[int] = MLP_SIZES
+) -> Path:
     """A network of three layers, `features` [30] → `score` [1], with two golden examples."""
     rng = np.random.default_rng(seed)
     constants: dict[str, np.ndarray[Any, Any]] = {}
     nodes = []
     before = "features"
-    for layer, (width, height) in enumerate(itertools.pairwise(MLP_SIZES)):
-        last = layer == len(MLP_SIZES) - 2
+    for layer, (width, height) in enumerate(itertools.pairwise(sizes)):
+        last = layer == len(sizes) - 2
         constants[f"w{layer}"] = rng.normal(0, width**-0.5, (width, height)).astype(np.float32)
         constants[f"b{layer}"] = rng.normal(0, 0.1, height).astype(np.float32)
         nodes.append(helper.make_node("Gemm", [before, f"w{layer}", f"b{layer}"], [f"z{layer}"]))
         before = "score" if last else f"a{layer}"
         nodes.append(helper.make_node("Sigmoid" if last else "Relu", [f"z{layer}"], [before]))
-    made = graph(nodes, [value("features", TensorProto.FLOAT, ["n", MLP_SIZES[0]])],
-                 [value("score", TensorProto.FLOAT, ["n", MLP_SIZES[-1]])], constants)  # fmt: skip
+    made = graph(nodes, [value("features", TensorProto.FLOAT, ["n", sizes[0]])],
+                 [value("score", TensorProto.FLOAT, ["n", sizes[-1]])], constants)  # fmt: skip
     fields = [field_toml("input", "features", "FP32", (30,)), field_toml("output", "score", "FP32", (1,))]
     examples = [
         Example(

@@ -11,6 +11,6 @@ compile() {
 }
 compile serve
 compile pack --extra pack --extra decide --extra batch --extra llm --extra speech --extra phonemes --constraint requirements/serve.lock
-compile dev --extra pack --extra decide --extra batch --extra llm --extra speech --extra phonemes --extra postgres --extra dev --constraint requirements/pack.lock
+compile dev --extra pack --extra decide --extra batch --extra ray --extra llm --extra speech --extra phonemes --extra postgres --extra dev --constraint requirements/pack.lock
 annotate=--annotate  # by which `onward cloud` takes out what one image needs
 compile ../src/onward/runners/cloud/images --extra decide --extra postgres --extra llm --extra speech --extra phonemes --constraint requirements/dev.lock

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -26,6 +27,9 @@ from onward.runners.batch.job import Run
 from onward.runners.batch.opened_job import OpenedJob, open_job
 from onward.runners.batch.records import Chunk, Job, Plan, Reject, ShardDone
 from onward.runners.local import find
+
+_CONNECT_S = 5.0
+_LOOPBACK = "127.0.0.1"
 
 
 def check(opened: OpenedJob) -> None:
@@ -129,20 +133,31 @@ def _cluster(address: str) -> Iterator[int]:
     ray = _ray()
     begun = not ray.is_initialized()
     if begun:
-        try:
-            ray.init(
-                address=address or "local", include_dashboard=False, log_to_driver=False, logging_level="error",
-                configure_logging=True,
-            )  # fmt: skip
-        except (ConnectionError, RuntimeError) as error:
-            first = str(error).strip().splitlines()[0]
-            raise UsageError(f"there is no Ray cluster: {first}", where="--ray-address", found=address) from None
+        _begin(ray, address)
     ray.data.DataContext.get_current().enable_progress_bars = False
     try:
         yield max(1, int(ray.cluster_resources().get("CPU", 1)))
     finally:
         if begun:
             ray.shutdown()
+
+
+def _begin(ray: Any, address: str) -> None:
+    if not address:
+        ray.init(
+            address="local", include_dashboard=False, log_to_driver=False, logging_level="error",
+            _node_ip_address=_LOOPBACK,
+        )  # fmt: skip
+        return
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=_CONNECT_S).close()  # Ray itself tries for minutes
+        here = {"_node_ip_address": host} if host.startswith("127.") else {}
+        ray.init(address=address, log_to_driver=False, logging_level="error", **here)
+    except (OSError, ValueError, OverflowError, RuntimeError) as error:
+        first = str(error).strip().splitlines()[0]
+        expected = "HOST:PORT of a cluster that runs"
+        raise UsageError(f"no Ray cluster: {first}", where="--ray-address", expected=expected, found=address) from None
 
 
 def _ray() -> Any:
