@@ -1,8 +1,8 @@
 """CSV files as blocks of rows, each cell as its bytes or as the number that all of its column's cells are.
 
-A block without a quote is rows that Arrow's reader cuts and reads at once. Any other one, and one with a row that has
-other columns than the first line, goes line by line through Python's reader, which says where it is and what is wrong.
-Both give the same rows; a test holds them together.
+A block whose quotes only stand around whole cells is rows that Arrow's reader cuts and reads at once. Any other one,
+and one with a row that has other columns than the first line, goes line by line through Python's reader, which says
+where it is and what is wrong. Both give the same rows; a test holds them together.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import BinaryIO
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
@@ -64,7 +65,7 @@ class CsvFile:
             wanted = [name for name in columns if name in self.header]
             while data := behind or self._block(stream):
                 behind = b""
-                block = self._at_once(data, wanted, types) if _is_plain(data) else None
+                block = self._at_once(data, wanted, types) if _is_plain(data, self._delimiter.encode()) else None
                 if block is not None:
                     self._lines += data.count(b"\n")
                 else:
@@ -127,7 +128,8 @@ class CsvFile:
             pa.BufferReader(data),
             read_options=pa_csv.ReadOptions(column_names=self.header, use_threads=False, block_size=len(data) + 1),
             parse_options=pa_csv.ParseOptions(
-                delimiter=self._delimiter, quote_char=False, double_quote=False, invalid_row_handler=refuse
+                delimiter=self._delimiter, quote_char='"' if b'"' in data else False, double_quote=False,
+                invalid_row_handler=refuse, newlines_in_values=b'"' in data,
             ),
             convert_options=pa_csv.ConvertOptions(
                 column_types={name: numbers.get(name, pa.binary()) for name in self.header}, null_values=[""],
@@ -174,9 +176,23 @@ class CsvFile:
         return f"{self._path.name}:{self._lines + line}"
 
 
-def _is_plain(data: bytes) -> bool:
-    """Whether lines are rows: no quote, no NUL, no line end but that of Unix or Windows."""
-    return b'"' not in data and b"\0" not in data and data.count(b"\r") == data.count(b"\r\n")
+def _is_plain(data: bytes, delimiter: bytes) -> bool:
+    """Whether both readers read it alike: no NUL, line ends of Unix or Windows, quotes around whole cells."""
+    if b"\0" in data or data.count(b"\r") != data.count(b"\r\n"):
+        return False
+    if b'"' not in data:
+        return True
+    letters = np.frombuffer(data, np.uint8)
+    quotes = np.flatnonzero(letters == ord('"'))
+    if len(quotes) % 2:
+        return False
+    # Every other quote opens a cell and is behind an end, every other closes one and is before an end: so none is
+    # within a cell, or stands for a quote.
+    ends = np.frombuffer(delimiter + b"\r\n", np.uint8)
+    opening, closing = quotes[::2], quotes[1::2]
+    opens = np.isin(letters[opening - 1], ends) | (opening == 0)
+    closes = np.isin(letters[np.minimum(closing + 1, len(data) - 1)], ends) | (closing == len(data) - 1)
+    return bool(opens.all() and closes.all())
 
 
 def _is_number(type_: pa.DataType | None) -> bool:

@@ -53,8 +53,11 @@ def in_blocks(file: Path, block_bytes: int, types: dict[str, pa.DataType]) -> li
     return found
 
 
-@settings(max_examples=400, deadline=None)
-@given(CONTENTS, st.integers(1, 60))
+ANYTHING = st.text(alphabet='",,a1\n\n', max_size=40).map("a,b\n".__add__)
+
+
+@settings(max_examples=500, deadline=None)
+@given(CONTENTS | ANYTHING, st.integers(1, 60))
 @example("a,b\n1,2\n\n3\n", 4)
 @example('a,b\n1,"x\ny"\n2,3\n', 6)
 def test_rows_are_those_of_python_s_reader(content: str, block_bytes: int) -> None:
