@@ -103,41 +103,33 @@ class CsvFile:
         return data + next(self._more(stream), b"") if data and not data.endswith(b"\n") else data
 
     def _at_once(self, data: bytes, wanted: Sequence[str], types: Mapping[str, pa.DataType | None]) -> Block | None:
-        """None where a row has other columns than the first line."""
+        """None where it has to be read line by line: a row has other columns than the first line."""
         numbers = {name: type_ for name in wanted if _is_number(type_ := types.get(name))}
         if b"0x" in data or b"0X" in data:  # Arrow would read those as whole numbers
             numbers = {name: type_ for name, type_ in numbers.items() if not pa.types.is_int64(type_)}
         if numbers:
-            with suppress(pa.ArrowException):  # a cell is no number: as bytes it can be told
+            with suppress(pa.ArrowException, UnicodeError):  # a cell is no number: as bytes it can be told
                 block = self._cut(data, wanted, numbers)
-                if block is None or not any(_has_infinity(column) for column in block.table.columns):
+                if not any(_has_infinity(column) for column in block.table.columns):
                     return block
-        with suppress(pa.ArrowException):
+        with suppress(pa.ArrowException, UnicodeError):
             return self._cut(data, wanted, {})
         return None
 
-    def _cut(self, data: bytes, wanted: Sequence[str], numbers: Mapping[str, pa.DataType]) -> Block | None:
-        broken = False
-
-        def refuse(row: object) -> str:
-            nonlocal broken
-            broken = True
-            return "skip"
-
+    def _cut(self, data: bytes, wanted: Sequence[str], numbers: Mapping[str, pa.DataType]) -> Block:
+        """Raises `ArrowInvalid` where a row has other columns, or a cell is no number."""
         table = pa_csv.read_csv(
             pa.BufferReader(data),
             read_options=pa_csv.ReadOptions(column_names=self.header, use_threads=False, block_size=len(data) + 1),
             parse_options=pa_csv.ParseOptions(
                 delimiter=self._delimiter, quote_char='"' if b'"' in data else False, double_quote=False,
-                invalid_row_handler=refuse, newlines_in_values=b'"' in data,
+                newlines_in_values=b'"' in data,
             ),
             convert_options=pa_csv.ConvertOptions(
                 column_types={name: numbers.get(name, pa.binary()) for name in self.header}, null_values=[""],
                 strings_can_be_null=False, include_columns=[*wanted] or self.header[:1], check_utf8=False,
             ),
         )  # fmt: skip
-        if broken:
-            return None
         return Block(count=table.num_rows, table=_whole(table))
 
     def _line_by_line(self, data: bytes, stream: BinaryIO, wanted: Sequence[str]) -> Block:
