@@ -191,7 +191,8 @@ def _write_ray(packages: Sequence[Packaged], folder: Path, options: CloudOptions
     write: Callable[..., tuple[str, ...]] = importlib.import_module(_RAY).write
     found = Path(options.source)
     more: dict[str, Any] = {"min_replicas": options.min_replicas, "max_replicas": options.max_replicas}
-    return write(found if found.exists() else packages[0].folder, folder, **more)
+    named = next(one.folder for one in packages if one.asked)
+    return write(found if found.exists() else named, folder, **more)
 
 
 def _is_ours(out: Path) -> bool:
