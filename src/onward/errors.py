@@ -174,6 +174,12 @@ class GoldenExampleFailed(PackageError):
     code = "GOLDEN_EXAMPLE_FAILED"
 
 
+class NotForEdge(PackageError):
+    """The package cannot run on a device by itself."""
+
+    code = "NOT_FOR_EDGE"
+
+
 class RunnersDisagree(PackageError):
     """Two runners of a package give answers that are further apart than rounding."""
 

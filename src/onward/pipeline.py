@@ -35,11 +35,12 @@ if TYPE_CHECKING:
 class Pipeline:
     """A package, opened: call it with an input to get a `Result`. Never changes the package."""
 
-    def __init__(self, package: Package, *, policy: Policy | None = None) -> None:
+    def __init__(self, package: Package, *, policy: Policy | None = None, decide: bool = True) -> None:
+        """`policy` None: the package's own. Without `decide`, answers only: nothing of policies is imported."""
         manifest = package.manifest
         self.package = package
         self.manifest = manifest
-        self.policy = policy if policy is not None else _policy(package)
+        self.policy = policy if policy is not None or not decide else _policy(package)
         self.dialogue = _dialogue(package)
         self.model = _model(package)
         self._after = _graph(package, GenerateGraph)
@@ -61,9 +62,9 @@ class Pipeline:
         self.default_fetches = self.fetches()
 
     @classmethod
-    def open(cls, path: str | Path, *, check: bool = True) -> Pipeline:
+    def open(cls, path: str | Path, *, check: bool = True, decide: bool = True) -> Pipeline:
         """Open a package folder or archive: verify its digests, load it and, unless told not to, run its examples."""
-        pipeline = cls(open_package(Path(path)))
+        pipeline = cls(open_package(Path(path)), decide=decide)
         try:
             if check:
                 pipeline.check_examples()

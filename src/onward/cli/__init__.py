@@ -12,7 +12,7 @@ import sys
 import click
 
 from onward import __version__
-from onward.cli import audit, batch, cloud, outbox, packages, people, serving
+from onward.cli import audit, batch, cloud, edge, outbox, packages, people, serving
 from onward.errors import MissingExtra, OnwardError
 
 _OF_DECIDE = frozenset({"cel_expr_python", "cryptography", "httpcore", "sqlalchemy"})
@@ -28,6 +28,7 @@ for _command in (
     serving.serve,
     packages.run,
     batch.batch,
+    edge.edge,
     cloud.cloud,
     packages.inspect,
     packages.verify,

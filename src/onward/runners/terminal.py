@@ -212,6 +212,19 @@ def show_agreement(rows: Sequence[Mapping[str, Any]]) -> None:
     _console.print(table)
 
 
+def show_exported(report: Mapping[str, Any]) -> None:
+    """What `onward edge` shows."""
+    _console.print(f"[green]exported[/] [bold]{report['name']} {report['version']}[/] → {escape(report['path'])}")
+    _console.print(
+        f"{report['size_bytes'] / 1e6:.1f} MB, {report['modules']} modules, first answer after "
+        f"{report['first_answer_ms']:.0f} ms, {report['memory_bytes'] / 1e6:.0f} MB of memory; "
+        f"{report['examples']} golden examples as promised"
+    )
+    _console.print(
+        f"[dim]there: pip install -r requirements.txt; python run.py INPUT…  ({', '.join(report['requirements'])})[/]"
+    )
+
+
 def show_packed(report: Mapping[str, Any]) -> None:
     """What `onward pack` shows."""
     _console.print(f"[green]packed[/] [bold]{report['name']} {report['version']}[/] → {escape(report['path'])}")
