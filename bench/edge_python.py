@@ -31,7 +31,8 @@ import onnxruntime as ort
 options = ort.SessionOptions()
 options.intra_op_num_threads = int(sys.argv[3])
 session = ort.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
-session.run(None, dict(np.load(sys.argv[2])))
+names = [value.name for value in session.get_outputs()]
+session.run([name for name in sys.argv[4].split(",") if name in names] or None, dict(np.load(sys.argv[2])))
 """
 
 
@@ -64,7 +65,9 @@ def compare(name: str, place: Path, rounds: int) -> dict[str, Any]:
     )
     with Pipeline.open(folder / "package", check=False, decide=False) as pipeline:
         value = read_examples(folder / "package")[0].input
-        _write(rows, pipeline.prepare(value).tensors)
+        taken = {spec.name for spec in pipeline.model.inputs}
+        _write(rows, {key: one for key, one in pipeline.prepare(value).tensors.items() if key in taken})
+        fetches = ",".join(pipeline.default_fetches)
         item.write_text(json.dumps(_plain(value)), "utf-8")
         model, threads = folder / "package" / pipeline.manifest.execute.file, pipeline.manifest.execute.threads
     ours, alone = [], []
@@ -72,7 +75,7 @@ def compare(name: str, place: Path, rounds: int) -> dict[str, Any]:
         ours.append(
             _timed([PYTHON, str(folder / "run.py"), str(item) if name != "vision" else item.read_text("utf-8")])
         )
-        alone.append(_timed([PYTHON, "-c", ALONE, str(model), str(rows), str(threads)]))
+        alone.append(_timed([PYTHON, "-c", ALONE, str(model), str(rows), str(threads), fetches]))
     folder_ms, alone_ms = statistics.median(ours), statistics.median(alone)
     return {"folder_ms": folder_ms, "alone_ms": alone_ms, "ratio": folder_ms / alone_ms,
             "size_bytes": json.loads(made.stdout)["size_bytes"]}  # fmt: skip

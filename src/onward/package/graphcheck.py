@@ -9,6 +9,7 @@ whether the graph is otherwise valid: the runtime does.
 from __future__ import annotations
 
 import mmap
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeAlias
@@ -48,6 +49,8 @@ _GRAPH_NODES, _GRAPH_INITIALIZERS, _GRAPH_SPARSE_INITIALIZERS = 1, 5, 15
 _NODE_NAME, _NODE_OPERATOR, _NODE_ATTRIBUTES, _NODE_DOMAIN = 3, 4, 5, 7
 _ATTRIBUTE_TENSOR, _ATTRIBUTE_GRAPH, _ATTRIBUTE_TENSORS, _ATTRIBUTE_GRAPHS = 5, 6, 10, 11
 _ATTRIBUTE_SPARSE, _ATTRIBUTE_SPARSES = 22, 23
+# A tree's numbers are fields of their own, a million of them: `floats` and `ints` in a row, each with its tag.
+_NUMBERS = re.compile(rb"(?:\x3d.{4})++|(?:\x40[\x80-\xff]{0,9}[\x00-\x7f])++", re.DOTALL)
 _SPARSE_VALUES, _SPARSE_INDICES = 1, 2
 _TENSOR_NAME, _TENSOR_EXTERNAL, _TENSOR_LOCATION = 8, 13, 14
 _OPSET_DOMAIN = 1
@@ -175,7 +178,7 @@ class _Walker:
             self._refuse(f"{shown} needs foreign code", expected)
 
     def _attribute(self, span: _Span, depth: int) -> None:
-        for number, wire, start, end in self._fields(span):
+        for number, wire, start, end in self._fields(span, passing=_NUMBERS):
             if wire != _LENGTH:
                 continue
             if number in (_ATTRIBUTE_GRAPH, _ATTRIBUTE_GRAPHS):
@@ -223,10 +226,16 @@ class _Walker:
             self._refuse(f"{shown}, which is not a file of the package", "external data inside the package")
         self.external_files.add(location)
 
-    def _fields(self, span: _Span) -> _Fields:
-        """The fields of one message: number, wire type, and start and end of its bytes (varints: value, 0)."""
+    def _fields(self, span: _Span, *, passing: re.Pattern[bytes] | None = None) -> _Fields:
+        """The fields of one message: number, wire type, and start and end of its bytes (varints: value, 0).
+
+        What `passing` matches is passed over at once.
+        """
         at, end = span
         while at < end:
+            if passing is not None and (matched := passing.match(self._buffer, at, end)) is not None:
+                at = matched.end()
+                continue
             self._left -= 1
             if self._left < 0:
                 self._refuse("the file has too many fields", f"at most {MAX_FIELDS}")

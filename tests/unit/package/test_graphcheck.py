@@ -132,6 +132,19 @@ def test_external_data_of_a_constant_is_found(models: ModuleType) -> None:
     assert "w.bin" in refused(models.model([helper.make_node("Constant", [], ["y"], value=tensor)]))
 
 
+def test_numbers_of_an_attribute_hide_nothing_that_stands_behind_them(models: ModuleType) -> None:
+    foreign = helper.make_graph([helper.make_node("Evil", ["x"], ["y"], domain="org.evil")], "g", [], [])
+    node = helper.make_node("If", ["c"], ["y"])
+    # Numbers, then the tag of a graph: in numbers of every length, and such as look like tags.
+    node.attribute.append(
+        onnx.AttributeProto(
+            name="a", type=onnx.AttributeProto.GRAPHS, floats=[0.5, 0.0, 0.125] * 50,
+            ints=[0, 0x40, 0x3D, 300, 1 << 40, -1] * 50, graphs=[foreign],
+        )
+    )  # fmt: skip
+    assert "org.evil" in refused(models.model([node]))
+
+
 def test_large_weights_are_skipped_not_read(tmp_path: Path, models: ModuleType) -> None:
     weights = numpy_helper.from_array(np.zeros((1000, 1000), dtype=np.float32), "w")
     model = models.model([helper.make_node("Identity", ["x"], ["y"])], initializers=[weights])
