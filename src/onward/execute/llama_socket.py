@@ -82,7 +82,7 @@ class _UnixConnection(http.client.HTTPConnection):
     def connect(self) -> None:
         """Connect to the socket of a path instead of a port."""
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        # Without a timeout yet: a socket that has one is refused at once where many connect, instead of waiting its turn.
+        # Without a timeout yet: one that has it is refused at once where many connect, instead of waiting its turn.
         self.sock.connect(str(self._path))
         self.sock.settimeout(_TIMEOUT_S)
 
