@@ -8,13 +8,25 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families as parse
 
-from onward.telemetry import BATCH_BOUNDS, DURATION_BOUNDS_S, Histogram, ModelCollector, ModelMetrics
+from onward.telemetry import (
+    BATCH_BOUNDS,
+    DURATION_BOUNDS_S,
+    Histogram,
+    ModelCollector,
+    ModelMetrics,
+    StreamCollector,
+    StreamMetrics,
+)  # fmt: skip
 
 
 def rendered(*served: ModelMetrics) -> dict[tuple[str, ...], float]:
     """Samples by name and label values, as a scraper reads them."""
+    return scraped(ModelCollector(lambda: served))
+
+
+def scraped(collector: ModelCollector | StreamCollector) -> dict[tuple[str, ...], float]:
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(ModelCollector(lambda: served))
+    registry.register(collector)
     text = generate_latest(registry).decode()
     labels = ("model", "version", "code", "reason", "le")
     return {
@@ -78,3 +90,26 @@ def test_a_server_without_models_has_metrics_without_samples() -> None:
 def test_bounds_ascend() -> None:
     for bounds in (DURATION_BOUNDS_S, BATCH_BOUNDS):
         assert list(bounds) == sorted(set(bounds))
+
+
+def test_streams_are_counted_by_model_and_version() -> None:
+    first, second = StreamMetrics("chat", "1"), StreamMetrics("chat", "2")
+    first.prompt_tokens, first.generated_tokens, first.cached_tokens = 12, 34, 5
+    first.running, first.queued_tokens = 2, 400
+    first.first_s.observe(0.02)
+    for gap_s in (0.003, 0.004, 9.0):
+        second.token_s.observe(gap_s)
+    found = scraped(StreamCollector(lambda: [first, second]))
+    of_first = {name: found[f"onward_{name}", "chat", "1"] for name in (
+        "prompt_tokens_total", "generated_tokens_total", "cached_tokens_total", "running_streams", "queued_tokens",
+    )}  # fmt: skip
+    assert list(of_first.values()) == [12, 34, 5, 2, 400]
+    assert found["onward_time_to_first_token_seconds_count", "chat", "1"] == 1
+    assert found["onward_time_to_first_token_seconds_count", "chat", "2"] == 0
+    assert found["onward_time_per_output_token_seconds_count", "chat", "2"] == 3
+    assert found["onward_time_per_output_token_seconds_sum", "chat", "2"] == pytest.approx(9.007)
+    assert found["onward_time_per_output_token_seconds_bucket", "chat", "2", "0.005"] == 2
+
+
+def test_nothing_that_streams_is_nothing_counted() -> None:
+    assert scraped(StreamCollector(lambda: [])) == {}

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from onward.runners import terminal
-from onward.types import Blob, Decision, PackageId, Result
+from onward.types import Blob, Decision, Event, PackageId, Result
 
 IDENTITY = PackageId(name="p", version="1.0", digest="0" * 64)
 
@@ -140,3 +140,37 @@ def test_reports_name_the_package(screen: io.StringIO) -> None:
     assert "verified p 1" in shown
     assert "3 golden examples" in shown
     assert "packed p 1 → out" in shown
+
+
+def told(screen: io.StringIO, *events: Event) -> list[str]:
+    terminal.show_stream("a question [of two lines]\n", iter(events), 0.0)
+    return [line.rstrip() for line in screen.getvalue().splitlines()]
+
+
+def end(**answer: Any) -> Event:
+    return Event(kind="end", result=Result(answer=answer, tensors={}, package=IDENTITY))
+
+
+def test_a_stream_is_written_as_it_comes_and_its_text_once(screen: io.StringIO) -> None:
+    lines = told(
+        screen, Event(kind="delta", text="Well, [b]"), Event(kind="delta", text="yes."), end(text="Well, [b]yes.")
+    )
+    assert "Well, [b]yes." in lines
+    assert sum("yes" in line for line in lines) == 1
+    assert "first word" in lines[-1] and "p 1.0" in lines[-1]
+
+
+def test_what_else_the_end_of_a_stream_holds_is_shown_after_it(screen: io.StringIO) -> None:
+    lines = told(
+        screen, Event(kind="notice", text="attempt 1 [no]"), Event(kind="delta", text="Hi"), end(text="Hi", title="T")
+    )
+    assert any("attempt 1 [no]" in line for line in lines)
+    assert ["title", "T"] in [line.split() for line in lines]
+
+
+def test_runners_that_agree_and_such_that_do_not_are_lines_of_a_table(screen: io.StringIO) -> None:
+    row = {"inputs": 10, "equal": 10, "agreeing": 10, "difference": 0.0, "refused": 0, "seconds": 1.25}
+    terminal.show_agreement([{"runner": "serve", **row}, {"runner": "batch", **row, "equal": 3, "agreeing": 9}])
+    lines = [line.split() for line in screen.getvalue().splitlines()]
+    assert lines[1] == ["serve", "10", "10", "10", "0", "0", "1.2"]
+    assert lines[2][:4] == ["batch", "10", "3", "9"]
