@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -61,11 +62,19 @@ class Root:
         covered = sorted({"/" + path.strip("/").split("/")[0] for path in (*self.shown, *self.writable)} - {"/tmp"})
         for path in (*covered, *self.scratch):
             words += ["--tmpfs", path]
+        for path in _own():  # the environment's scripts name it, wherever this checkout lies
+            if any(path.is_relative_to(place) for place in (*covered, *self.scratch)):
+                words += ["--ro-bind", str(path), str(path)]
         for path, source in self.shown.items():
             words += ["--ro-bind", str(source.resolve()), path]
         for path, source in self.writable.items():
             words += ["--bind", str(source), path]
         return words + [word for path in covered for word in ("--remount-ro", path)]
+
+
+def _own() -> list[Path]:
+    """The folders that this Python and these sources are in."""
+    return [Path(__file__).resolve().parents[2], Path(sys.prefix).resolve(), Path(sys.base_prefix).resolve()]
 
 
 @dataclass(frozen=True, kw_only=True)
