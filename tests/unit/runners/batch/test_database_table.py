@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
@@ -66,7 +67,7 @@ def test_the_table_has_every_answer_once_and_nothing_else_is_left(
     assert report["answers"] == ROWS
     found = ask("select _row, id, y from scores order by _row")
     assert [row[:2] for row in found] == [(at, at) for at in range(ROWS)]
-    assert np.allclose([eval(row[2]) for row in found], answers(some_rows(ROWS)))
+    assert np.allclose([json.loads(row[2]) for row in found], answers(some_rows(ROWS)))
     assert ask(f"select output, shard, digest from {SHARDS}") == [("scores", -1, report["output"]["sha256"])]
     assert ask("select 1 from (select count(*) as n from scores) s where n = 300") == [(1,)]
     with pytest.raises(OnwardError), Database.parse(f"{url}table=t").errors(OutputFailed):
@@ -301,5 +302,5 @@ def test_an_interrupted_job_goes_on_over_the_same_rows_and_refuses_others(
     else:
         score(package, f"{url}table=raw", f"{url}table=scores")
     rows = ask("select x from raw order by id")
-    found = [eval(row[0]) for row in ask("select y from scores order by _row")]
-    assert np.allclose(found, answers([{"x": eval(row[0])} for row in rows]))
+    found = [json.loads(row[0]) for row in ask("select y from scores order by _row")]
+    assert np.allclose(found, answers([{"x": json.loads(row[0])} for row in rows]))
