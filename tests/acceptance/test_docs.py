@@ -139,7 +139,7 @@ def test_the_examples_of_the_readme_answer(tmp_path: Path) -> None:
     shell.run("onward serve var/repository/vision/1.0.0")
     try:
         blocks = BLOCK.findall((ROOT / "README.md").read_text("utf-8"))
-        others = ("recommend", "assistant-llm")
+        others = ("recommend", "assistant-llm", "onward batch")
         blocks = [(language, block) for language, block in blocks if not any(name in block for name in others)]
         for language, block in blocks:
             if language == "bash":
@@ -177,6 +177,22 @@ def test_the_readmes_event_changes_the_recommendation_after_it(shell: Shell) -> 
     asking = block[block.rindex("curl") :]
     assert "because you watched" not in shell.run(asking)
     assert "because you watched Star Wars" in shell.run(block)
+
+
+def test_the_readmes_file_is_scored_and_its_folder_answers(tmp_path: Path) -> None:
+    if not (ROOT / "var" / "repository" / "intent" / "1.0.0" / "onward.lock").is_file():
+        pytest.skip("intent is not built: make gallery")
+    shell = Shell(ROOT)
+    shell.folder = tmp_path
+    (tmp_path / "var").symlink_to(ROOT / "var")
+    (tmp_path / ".venv").symlink_to(Path(sys.executable).parent.parent)
+    blocks = BLOCK.findall((ROOT / "README.md").read_text("utf-8"))
+    (block,) = [block for language, block in blocks if language == "bash" and "onward batch" in block]
+    said = shell.run(block)
+    assert said.count('"_row":') == 2
+    assert '"label": "cancel' in said
+    assert (tmp_path / "deploy" / "kubernetes" / "manifests" / "deployment.yaml").is_file()
+    assert shell.run(block)  # and once more, over what is there
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
