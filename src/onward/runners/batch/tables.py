@@ -15,6 +15,8 @@ from onward.runners.batch.records import Chunk
 from onward.runners.batch.source import Files, cut
 
 _READ_ROWS = 1 << 16
+_READ_BYTES = 1 << 20
+"""Of a column at once: a mapped file would count as memory of the job, as much of it as has been read."""
 _DAMAGED = (pa.ArrowException, OSError, ValueError, KeyError)
 """What reading a damaged file raises; ValueErrors for names and texts that are no UTF-8."""
 
@@ -133,7 +135,7 @@ def _read(path: Path, columns: Sequence[str], size: int, skip: int) -> Iterator[
                 skip -= passed
                 yield batch.select(list(columns)).slice(passed)
         return
-    with pq.ParquetFile(path, memory_map=True, pre_buffer=False) as file:
+    with pq.ParquetFile(path, buffer_size=_READ_BYTES, pre_buffer=False) as file:
         groups: list[int] = []
         for index in range(file.metadata.num_row_groups):
             rows = file.metadata.row_group(index).num_rows
