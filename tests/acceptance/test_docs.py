@@ -128,14 +128,20 @@ def test_the_quickstart_runs_as_written_and_answers_what_it_shows(shell: Shell) 
     assert shell.server is not None
 
 
+def beside_the_gallery(folder: Path, name: str) -> Shell:
+    """A shell in a folder that has the built packages and the environment where the README's reader has them."""
+    if not (ROOT / "var" / "repository" / name / "1.0.0" / "onward.lock").is_file():
+        pytest.skip(f"{name} is not built: make gallery")
+    shell = Shell(ROOT)
+    shell.folder = folder
+    (folder / "var").symlink_to(ROOT / "var")
+    (folder / ".venv").symlink_to(Path(sys.executable).parent.parent)
+    return shell
+
+
 @pytest.mark.weights
 def test_the_examples_of_the_readme_answer(tmp_path: Path) -> None:
-    if not (ROOT / "var" / "repository" / "vision" / "1.0.0" / "onward.lock").is_file():
-        pytest.skip("vision is not built: make gallery")
-    shell = Shell(ROOT)
-    shell.folder = tmp_path
-    (tmp_path / "var").symlink_to(ROOT / "var")
-    (tmp_path / ".venv").symlink_to(Path(sys.executable).parent.parent)
+    shell = beside_the_gallery(tmp_path, "vision")
     shell.run("onward serve var/repository/vision/1.0.0")
     try:
         blocks = BLOCK.findall((ROOT / "README.md").read_text("utf-8"))
@@ -179,13 +185,9 @@ def test_the_readmes_event_changes_the_recommendation_after_it(shell: Shell) -> 
     assert "because you watched Star Wars" in shell.run(block)
 
 
+@pytest.mark.weights
 def test_the_readmes_file_is_scored_and_its_folder_answers(tmp_path: Path) -> None:
-    if not (ROOT / "var" / "repository" / "intent" / "1.0.0" / "onward.lock").is_file():
-        pytest.skip("intent is not built: make gallery")
-    shell = Shell(ROOT)
-    shell.folder = tmp_path
-    (tmp_path / "var").symlink_to(ROOT / "var")
-    (tmp_path / ".venv").symlink_to(Path(sys.executable).parent.parent)
+    shell = beside_the_gallery(tmp_path, "intent")
     blocks = BLOCK.findall((ROOT / "README.md").read_text("utf-8"))
     (block,) = [block for language, block in blocks if language == "bash" and "onward batch" in block]
     said = shell.run(block)

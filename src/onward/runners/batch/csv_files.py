@@ -15,15 +15,12 @@ from onward.runners.batch.cells import SAMPLE_ROWS, of_texts, of_values, type_of
 from onward.runners.batch.csv_blocks import Block, CsvFile
 from onward.runners.batch.errors import SourceUnreadable
 from onward.runners.batch.records import Chunk, Reject
-from onward.runners.batch.source import Files, chunk_of_columns
+from onward.runners.batch.source import Files, TypedFiles, chunk_of_columns
 from onward.types import Field
 
 
-class CsvFiles:
+class CsvFiles(TypedFiles):
     """Files with a line of names each. `fields` says of what type a column has to be. See `Source`."""
-
-    live = False
-    rows: int | None = None
 
     def __init__(self, paths: Sequence[Path], root: Path, fields: Mapping[str, Field]) -> None:
         self._files = Files(paths, root)
@@ -46,19 +43,6 @@ class CsvFiles:
                 if count:
                     break
         self._types = {name: self._type(name, values) for name, values in samples.items()}
-
-    @property
-    def schema(self) -> pa.Schema:
-        """See `Source`."""
-        return pa.schema([(name, type_ or pa.string()) for name, type_ in self._types.items()])
-
-    def facts(self) -> Sequence[Any]:
-        """See `Source`."""
-        return self._files.facts()
-
-    def digest(self) -> str:
-        """See `Source`."""
-        return self._files.digest()
 
     def chunks(self, columns: Sequence[str], size: int, *, start: int = 0) -> Iterator[Chunk]:
         """See `Source`."""

@@ -69,6 +69,31 @@ class Files:
         return path.relative_to(self._root).as_posix() if path.is_relative_to(self._root) else path.name
 
 
+class TypedFiles:
+    """What sources of text files have in common: their files tell whether they are the same, `_types` their columns.
+
+    A column without a type holds something nested, which stays as it is.
+    """
+
+    live = False
+    rows: int | None = None
+    _files: Files
+    _types: Mapping[str, pa.DataType | None]
+
+    @property
+    def schema(self) -> pa.Schema:
+        """See `Source`."""
+        return pa.schema([(name, type_ or pa.string()) for name, type_ in self._types.items()])
+
+    def facts(self) -> Sequence[Any]:
+        """See `Source`."""
+        return self._files.facts()
+
+    def digest(self) -> str:
+        """See `Source`."""
+        return self._files.digest()
+
+
 def cut(batches: Iterable[pa.RecordBatch], size: int, *, start: int) -> Iterator[Chunk]:
     """Record batches of any sizes as chunks of exactly `size` rows (the last may be smaller)."""
     waiting: list[pa.RecordBatch] = []

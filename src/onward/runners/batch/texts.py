@@ -24,17 +24,14 @@ from onward.runners.batch.cells import (
 from onward.runners.batch.errors import SourceUnreadable
 from onward.runners.batch.ordinary import ordinary
 from onward.runners.batch.records import Chunk, Reject
-from onward.runners.batch.source import Files, chunk_of_columns
+from onward.runners.batch.source import Files, TypedFiles, chunk_of_columns
 from onward.types import Field
 
 LONGEST_LINE_BYTES = 64 << 20
 
 
-class TextFiles:
+class TextFiles(TypedFiles):
     """Files of one form, `.jsonl` or `.txt`. `fields` says of what type a column has to be."""
-
-    live = False
-    rows: int | None = None
 
     def __init__(self, paths: Sequence[Path], root: Path, fields: Mapping[str, Field]) -> None:
         self._files = Files(paths, root)
@@ -48,19 +45,6 @@ class TextFiles:
         rows = [row for row in sample if isinstance(row, dict)]
         self._names = list(dict.fromkeys(name for row in rows for name in row))
         self._types = {name: self._type(name, [row.get(name) for row in rows]) for name in self._names}
-
-    @property
-    def schema(self) -> pa.Schema:
-        """See `Source`."""
-        return pa.schema([(name, type_ or pa.string()) for name, type_ in self._types.items()])
-
-    def facts(self) -> Sequence[Any]:
-        """See `Source`."""
-        return self._files.facts()
-
-    def digest(self) -> str:
-        """See `Source`."""
-        return self._files.digest()
 
     def chunks(self, columns: Sequence[str], size: int, *, start: int = 0) -> Iterator[Chunk]:
         """See `Source`."""

@@ -110,10 +110,14 @@ def _checked(out: Path, others: list[str]) -> dict[str, Any]:
 
 
 def _told(arguments: list[str]) -> Any:
-    made = subprocess.run(
-        [sys.executable, *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_CHECK_S,
-        check=False,
-    )  # fmt: skip
+    try:
+        made = subprocess.run(
+            [sys.executable, *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_CHECK_S,
+            check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        expected = f"the golden examples answered within {_CHECK_S} s"
+        raise ExecutionError("the exported folder does not come to an end", expected=expected) from None
     if made.returncode:
         raise ExecutionError("the exported folder does not run", found=made.stderr.strip()[-1000:])
     return json.loads(made.stdout.splitlines()[-1])
