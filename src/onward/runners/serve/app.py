@@ -56,8 +56,9 @@ _WORDS_OF_BOOL = {
 }
 _PAGE = Path(__file__).parent / "page"
 _PAGE_FILES = {
-    "page.js": "text/javascript", "chat.js": "text/javascript", "docs.js": "text/javascript",
-    "stream.js": "text/javascript", "voice.js": "text/javascript", "microphone.js": "text/javascript",
+    **dict.fromkeys(
+        ("page.js", "host.js", "chat.js", "docs.js", "stream.js", "voice.js", "microphone.js"), "text/javascript"
+    ),
     "page.css": "text/css", "chat.css": "text/css", "icon.svg": "image/svg+xml",
 }  # fmt: skip
 _PAGE_HEADERS = {

@@ -1,8 +1,6 @@
 // The page: a form from a model's fields, its answer as a person reads it, and the curl line that asks the same.
 
-import { chat, leave } from "./chat.js";
-import { leaveStream, stream } from "./stream.js";
-import { leaveVoice, voice } from "./voice.js";
+import { actionsOf, ask, cards, examples, models, nothingYet, same, sameTitle, talk } from "./host.js";
 
 const DENSE_FROM = 9; // with this many numbers the form becomes a grid
 const SHOWN = 10;
@@ -129,56 +127,33 @@ function fileOf(base64, name, content) {
 	return Object.assign(file, { isExample: true });
 }
 
-// --- The request, for fetch and for curl ---
+// --- The request ---
 
-function target() {
-	const names = current.extras.filter((box) => box.checked).map((box) => encodeURIComponent(box.value));
-	return location.origin + current.path + (names.length ? `?outputs=${names}` : "");
-}
+const extras = () => current.extras.filter((box) => box.checked).map((box) => box.value);
 
-const quoted = (text) => `'${text.replaceAll("'", `'\\''`)}'`;
-
-/** What to send: the file itself where a model takes just that, else JSON with any files in it as base64. */
-function request() {
-	const type = "application/json";
+/** What the form says: values as JSON text, and files. */
+function question() {
 	const files = controls.filter((one) => one.input.files?.length).map(({ field, input }) => [field, input.files[0]]);
-	const pair = ([name, text]) => `${JSON.stringify(name)}: ${text}`;
-	const object = (pairs) => `{${pairs.map(pair).join(", ")}}`;
 	const parts = controls.map((one) => [one.field.name, one.text()]).filter(([, text]) => text);
-	const json = object(parts);
-	if (!files.length) return { type, body: () => json, curl: `-d ${quoted(json)}` };
-	if (controls.length === 1) {
-		const [{ content }, file] = files[0];
-		const isKnown = file.type.startsWith(content);
-		return { type: isKnown ? file.type : `${content}/*`, body: () => file, curl: `--data-binary @${quoted(file.name)}` };
-	}
-	const body = async () => object([...parts, ...await Promise.all(files.map(async ([{ name }, file]) => [name, `"${new Uint8Array(await file.arrayBuffer()).toBase64()}"`]))]);
-	const slots = files.map(([{ name }]) => [name, '"%s"']);
-	const format = object([...parts.map(([name, text]) => [name, text.replace(/[%\\]/g, "$&$&")]), ...slots]);
-	const reads = files.map(([, file]) => `"$(base64 < ${quoted(file.name)} | tr -d '\\n')"`).join(" ");
-	return { type, body, curl: "--data-binary @-", before: `printf ${quoted(format)} ${reads} | ` };
+	return { parts, files, isFileAlone: files.length === 1 && controls.length === 1 };
 }
 
 function showCurl() {
-	const { type, curl, before = "" } = request();
-	$("curl").textContent = `${before}curl -s ${quoted(target())} -H 'content-type: ${type}' ${curl}`;
+	$("curl").textContent = same(current.path, extras(), question());
 }
 
 async function run() {
 	pending?.abort();
 	const own = (pending = new AbortController());
-	const { type, body } = request();
 	mark();
 	$("answer").setAttribute("aria-busy", "true");
 	try {
-		const content = await body();
 		const started = performance.now();
-		const response = await fetch(target(), { method: "POST", headers: { "content-type": type }, body: content, signal: own.signal });
-		const text = await response.text();
+		const { ok, value, after } = await ask(current.path, extras(), question(), own.signal);
 		const tookMs = performance.now() - started;
-		const value = isJSON(text) ? JSON.parse(text) : { error: `The server answered ${response.status}.` };
-		if (response.ok) showAnswer(value, tookMs);
-		else showError(value, response.headers.get("retry-after"));
+		if (own.signal.aborted) return;
+		if (ok) showAnswer(value, tookMs);
+		else showError(value, after);
 	} catch (error) {
 		if (own.signal.aborted) return;
 		showError({ error: "The file could not be read, or the server not be reached." });
@@ -218,7 +193,7 @@ function showAnswer(body, tookMs) {
 			h("span", { id: "latency", title: "Round trip, as this browser saw it" }, took)),
 		...parts, pairs(shownPairs(rest, fields)),
 		h("div.trace", 0,
-			pairs([["Package", `${body.package} ${body.version}`], ["Digest", body.version === version && code(digest)], ["Decision", decision && code(decision.decision_id)], ["Request", code(body.request_id)]]),
+			pairs([["Package", `${body.package} ${body.version}`], ["Digest", body.version === version && code(digest)], ["Decision", decision && code(decision.decision_id)], ["Request", body.request_id && code(body.request_id)]]),
 			more("As JSON", pre(JSON.stringify(body, null, 1)))));
 }
 
@@ -229,9 +204,8 @@ function actions({ decision_id: id, actions: taken }) {
 	const draw = (some) => list.replaceChildren(...some.flatMap(({ name, state, action_id: own }) =>
 		[h("dt", 0, name), h("dd", { className: state, title: own }, state)]));
 	const look = async () => {
-		const response = await fetch(`/decisions/${id}?wait_s=10`).catch(() => ({}));
-		if (!list.isConnected || !response.ok) return;
-		const told = await response.json();
+		const told = await actionsOf(id);
+		if (!list.isConnected || !told) return;
 		draw(told.actions);
 		if (!told.settled) setTimeout(look, 1000);
 	};
@@ -331,8 +305,7 @@ function fill(values) {
 async function example({ currentTarget: button }) {
 	const own = current;
 	if (!own.examples) {
-		const response = await fetch(`/models/${own.model.name}/example?version=${own.model.package.version}`);
-		own.examples = response.ok ? (await response.json()).examples : [];
+		own.examples = await examples(own.model);
 		own.next = 0;
 	}
 	if (!own.examples.length) {
@@ -345,7 +318,7 @@ async function example({ currentTarget: button }) {
 		button.title = name;
 		for (const one of controls) one.set();
 		for (const { field } of controls.filter((one) => isMedia(one.field))) {
-			input[field.name] &&= fileOf(input[field.name], name, field.content);
+			if (typeof input[field.name] === "string") input[field.name] = fileOf(input[field.name], name, field.content);
 		}
 		fill(input);
 	}
@@ -366,10 +339,11 @@ function pasting() {
 
 function show(model, path) {
 	pending?.abort();
-	for (const one of [leave, leaveStream, leaveVoice]) one();
-	const messages = model.fields.inputs.find(({ content }) => content === "chat");
-	if (model.talks || messages || model.package.task === "voice-assistant") return talk(model, path, messages);
 	const { name, package: { version, digest, task, licence, description }, fields } = model;
+	const about = [h("h1", 0, name, h("small", 0, version)), h("p.about", 0, description),
+		h("p.facts.hint", 0, [task, licence, code(digest)].map((fact) => fact && span(fact)))];
+	document.title = `${name} · Onward`;
+	if (talk($("main"), model, path, { h, code, about })) return;
 	controls = fields.inputs.map(control);
 	const extras = fields.outputs.filter((field) => field.on_request).map((field) => h("input", { type: "checkbox", value: field.name }));
 	current = { model, path, extras };
@@ -388,31 +362,18 @@ function show(model, path) {
 		await navigator.clipboard?.writeText($("curl").textContent).then(() => { copy.textContent = "Copied"; }, () => {});
 		setTimeout(() => { copy.textContent = "Copy"; }, 1500);
 	});
-	const facts = [task, licence, code(digest)].map((fact) => fact && span(fact));
-	$("main").replaceChildren(h("h1", 0, name, h("small", 0, version)),
-		h("p.about", 0, description),
-		h("p.facts.hint", 0, facts),
+	$("main").replaceChildren(...about,
 		h("div.board", 0, form,
 			h("section.card", { id: "answer", "aria-live": "polite", "aria-label": "Answer" },
 				h("h2", 0, "Answer"), h("p.hint", 0, "Fill in the form, or take an example, and press Run.")),
-			h("section.card.curl", 0, h("div.head", 0, h("h2", 0, "The same with curl"), copy),
-				h("pre", { tabIndex: 0 }, h("code", { id: "curl" })))));
-	document.title = `${name} · Onward`;
+			h("section.card.curl", 0, h("div.head", 0, h("h2", 0, sameTitle), copy),
+				h("pre", { tabIndex: 0 }, h("code", { id: "curl" }))),
+			cards(model, { h, fill, run, controls })));
 	showCurl();
 }
 
-function talk(model, path, messages) {
-	const { name, package: { version, digest, task, licence, description } } = model;
-	const about = [h("h1", 0, name, h("small", 0, version)), h("p.about", 0, description),
-		h("p.facts.hint", 0, [task, licence, code(digest)].map((fact) => fact && span(fact)))];
-	const tools = { h, code, about };
-	if (model.package.task === "voice-assistant") voice($("main"), model, tools);
-	else if (messages) stream($("main"), model, path, messages, tools);
-	else chat($("main"), model, path, tools);
-}
-
-function list(models) {
-	const entries = models.map((model) => {
+function list(known) {
+	const entries = known.map((model) => {
 		const { versions, name, package: { version, task } } = model;
 		const isNewest = versions.at(-1) === version;
 		const link = h("a", { href: `#${name}${isNewest ? "" : `@${version}`}` }, h("b", 0, name), h("small", 0, `${version} · ${task}`));
@@ -428,9 +389,9 @@ function list(models) {
 }
 
 async function load() {
-	const { models } = await fetch("/models").then((response) => response.json()).catch(() => ({}));
-	if (models?.length) return list(models);
-	$("notice").textContent = `${models ? "No model is served" : "The server is not reached"} yet; looking every two seconds.`;
+	const known = await models();
+	if (known?.length) return list(known);
+	$("notice").textContent = nothingYet(known);
 	setTimeout(load, 2000);
 }
 
