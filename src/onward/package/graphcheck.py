@@ -78,6 +78,13 @@ def check_graph(file: Path, folder: Path) -> tuple[str, ...]:
             return tuple(sorted(walker.external_files))
 
 
+def domains(file: Path) -> frozenset[str]:
+    """The domains of the operators that a graph imports; "" is that of the standard's own."""
+    with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as buffer:
+        walker = _Walker(buffer, where=str(file), graph_folder=file.parent, package=None)
+        return frozenset(walker.imported())
+
+
 def check_graph_bytes(data: bytes, where: str = "model") -> None:
     """Refuse a model held in memory, like `check_graph`; any external data is refused."""
     _Walker(data, where=where, graph_folder=None, package=None).model()
@@ -115,10 +122,23 @@ class _Walker:
         if graphs != 1:
             self._refuse(f"the file holds {graphs} graphs", "an ONNX model with one graph")
 
+    def imported(self) -> Iterator[str]:
+        for number, wire, start, end in self._fields((0, len(self._buffer))):
+            if wire == _LENGTH and number == _MODEL_OPSETS:
+                yield self._domain((start, end))
+
+    def _domain(self, span: _Span) -> str:
+        found = [
+            self._text(start, end)
+            for number, wire, start, end in self._fields(span)
+            if number == _OPSET_DOMAIN and wire == _LENGTH
+        ]
+        return found[-1] if found else ""
+
     def _opset(self, span: _Span) -> None:
-        for number, wire, start, end in self._fields(span):
-            if number == _OPSET_DOMAIN and wire == _LENGTH and self._text(start, end) in TRAINING_DOMAINS:
-                self._refuse(f'the model imports "{self._text(start, end)}"', "a model for inference only")
+        domain = self._domain(span)
+        if domain in TRAINING_DOMAINS:
+            self._refuse(f'the model imports "{domain}"', "a model for inference only")
 
     def _function_name(self, span: _Span) -> tuple[str, str]:
         name = domain = ""

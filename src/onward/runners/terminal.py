@@ -215,14 +215,33 @@ def show_agreement(rows: Sequence[Mapping[str, Any]]) -> None:
 def show_exported(report: Mapping[str, Any]) -> None:
     """What `onward edge` shows."""
     _console.print(f"[green]exported[/] [bold]{report['name']} {report['version']}[/] → {escape(report['path'])}")
-    _console.print(
-        f"{report['size_bytes'] / 1e6:.1f} MB, {report['modules']} modules, first answer after "
-        f"{report['first_answer_ms']:.0f} ms, {report['memory_bytes'] / 1e6:.0f} MB of memory; "
-        f"{report['examples']} golden examples as promised"
+    if report["target"] == "web":
+        _console.print(
+            f"{report['size_bytes'] / 1e6:.1f} MB in {report['files']} files; a first visit fetches "
+            f"{report['first_visit_bytes'] / 1e6:.1f} MB"
+        )
+    else:
+        _console.print(
+            f"{report['size_bytes'] / 1e6:.1f} MB, {report['modules']} modules, first answer after "
+            f"{report['first_answer_ms']:.0f} ms, {report['memory_bytes'] / 1e6:.0f} MB of memory; "
+            f"{report['examples']} golden examples as promised"
+        )
+    certificate = report["certificate"]
+    if certificate["inputs"]:
+        _console.print(
+            f"{certificate['agreeing']} of {certificate['inputs']} answers agree with the package's own, "
+            f"{certificate['equal']} to the last bit; numbers differ by {certificate['difference']:.1e} at most "
+            f"({certificate['runtime']})"
+        )
+    else:
+        _console.print(f"[yellow]not compared with the package's own answers[/]: {certificate['note']}")
+    there = (
+        f"any static host, or here: python -m http.server --directory {escape(report['path'])}  "
+        f"({', '.join(report['libraries'])})"
+        if report["target"] == "web"
+        else f"there: pip install -r requirements.txt; python run.py INPUT…  ({', '.join(report['requirements'])})"
     )
-    _console.print(
-        f"[dim]there: pip install -r requirements.txt; python run.py INPUT…  ({', '.join(report['requirements'])})[/]"
-    )
+    _console.print(f"[dim]{there}[/]")
 
 
 def show_packed(report: Mapping[str, Any]) -> None:

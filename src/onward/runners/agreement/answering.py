@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import base64
 import http.client
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -20,6 +18,7 @@ from onward.errors import ExecutionError, InputError
 from onward.generate.answer import readable
 from onward.opening import open_pipeline
 from onward.runners.agreement.comparison import Answer
+from onward.runners.agreement.inputs import as_json
 from onward.runners.local import DEFAULT_REPOSITORY
 from onward.types import Item
 
@@ -44,7 +43,7 @@ def local(package: Path, items: Sequence[Item], place: Path) -> list[Answer]:
 
 def serve(package: Path, items: Sequence[Item], place: Path) -> list[Answer]:
     """By a server of its own, many requests at a time."""
-    bodies = [msgspec.json.encode(_as_json(item)) for item in items]
+    bodies = [msgspec.json.encode(as_json(item)) for item in items]
     with _server(package, place) as (port, name), ThreadPoolExecutor(TOGETHER) as threads:
         connections = [http.client.HTTPConnection("127.0.0.1", port, timeout=_READY_S) for _ in range(TOGETHER)]
         shares = threads.map(
@@ -71,22 +70,26 @@ def ray(package: Path, items: Sequence[Item], place: Path) -> list[Answer]:
 
 def python(package: Path, items: Sequence[Item], place: Path) -> list[Answer]:
     """By the folder for devices, in a Python that looks nowhere else."""
-    from onward.runners.edge.exporting import export
+    from onward.runners.edge.exporting import PYTHON, export
+    from onward.runners.edge.python_folder import answers_in_folder
 
-    export(str(package), place / "edge")
-    lines = b"".join(msgspec.json.encode(_as_json(item)) + b"\n" for item in items)
-    argv = [sys.executable, str(place / "edge" / "run.py"), "-"]
-    made = subprocess.run(argv, input=lines, capture_output=True, check=False)
-    answers = [msgspec.json.decode(line) for line in made.stdout.splitlines()]
-    if len(answers) != len(items):
-        raise ExecutionError("the exported folder does not answer", found=made.stderr.decode(errors="replace")[-1000:])
-    return [{"error": one["error"]} if "error" in one else one for one in answers]
+    export(str(package), place / "edge", PYTHON, inputs=0)
+    return answers_in_folder(place / "edge", items)
+
+
+def web(package: Path, items: Sequence[Item], place: Path) -> list[Answer]:
+    """By the folder for browsers, in one that is driven on this machine."""
+    from onward.runners.edge.exporting import WEB, export
+    from onward.runners.edge.web.browser import answers_in_browser
+
+    export(str(package), place / "edge", WEB, inputs=0)
+    return answers_in_browser(place / "edge", items).answers
 
 
 def _job(package: Path, items: Sequence[Item], place: Path, engine: str) -> list[Answer]:
     output = place / f"out-{engine}.jsonl"
     source = place / "in.jsonl"
-    source.write_bytes(b"".join(msgspec.json.encode(_as_json(item)) + b"\n" for item in items))
+    source.write_bytes(b"".join(msgspec.json.encode(as_json(item)) + b"\n" for item in items))
     if engine == "ray":  # whose workers begin anywhere in the input
         source = _as_parquet(source)
     options = ["--no-decide", *(("--engine", engine) if engine != "local" else ())]
@@ -115,13 +118,8 @@ def _as_parquet(source: Path) -> Path:
 
 ANSWERING: dict[str, Callable[[Path, Sequence[Item], Path], list[Answer]]] = {
     "local": local, "serve": serve, "batch": batch, "ray": ray, "python": python,
+    "web": web,
 }  # fmt: skip
-
-
-def _as_json(item: Item) -> Mapping[str, Any]:
-    return {
-        name: base64.b64encode(value).decode() if isinstance(value, bytes) else value for name, value in item.items()
-    }
 
 
 def _posted(connection: http.client.HTTPConnection, name: str, body: bytes) -> Answer:

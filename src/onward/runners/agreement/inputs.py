@@ -6,9 +6,10 @@ pictures: like what the model knows, and yet new.
 
 from __future__ import annotations
 
+import base64
 import io
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from onward.errors import PackageError
@@ -32,6 +33,13 @@ def inputs_of(package: Package, count: int, *, seed: int = 0) -> list[Item]:
     source = random.Random(seed)  # reproducible, no secret
     fields = package.manifest.inputs
     return known + [_made(fields, known, source) for _ in range(count - len(known))]
+
+
+def as_json(item: Item) -> Mapping[str, Any]:
+    """An item as JSON can hold it: files as base64."""
+    return {
+        name: base64.b64encode(value).decode() if isinstance(value, bytes) else value for name, value in item.items()
+    }
 
 
 def _made(fields: Sequence[Field], known: Sequence[Item], source: random.Random) -> Item:

@@ -10,15 +10,21 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 import onward
 from onward.errors import ExecutionError
 from onward.package.package import Package
+from onward.runners.agreement.comparison import Answer
+from onward.runners.agreement.inputs import as_json
+from onward.types import Item
 
 READER = Path(__file__).with_name("reader.py")
 _CHECK_S = 600
@@ -82,6 +88,16 @@ def write_folder(package: Package, out: Path) -> FolderFacts:
         modules=len(needed["modules"]), requirements=requirements,
         size_bytes=sum(path.stat().st_size for path in out.rglob("*") if path.is_file()), **checked,
     )  # fmt: skip
+
+
+def answers_in_folder(folder: Path, items: Sequence[Item]) -> list[Answer]:
+    """The folder's answers to items, {"error": code} where it refuses. Raises `ExecutionError` where it fails."""
+    lines = b"".join(msgspec.json.encode(as_json(item)) + b"\n" for item in items)
+    made = subprocess.run([sys.executable, str(folder / "run.py"), "-"], input=lines, capture_output=True, check=False)
+    answers = [msgspec.json.decode(line) for line in made.stdout.splitlines()]
+    if len(answers) != len(items):
+        raise ExecutionError("the exported folder does not answer", found=made.stderr.decode(errors="replace")[-1000:])
+    return [{"error": one["error"]} if "error" in one else one for one in answers]
 
 
 def _needed(out: Path) -> dict[str, list[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,12 @@ from onward.testing import tiny_package
 
 def test_a_folder_is_made_with_its_package_unchanged(tmp_path: Path) -> None:
     source = tiny_package(tmp_path / "tiny")
-    package, facts = export(str(source), tmp_path / "out" / "folder")
-    assert package.id.name == "tiny"
-    assert facts.examples == 1
+    made = export(str(source), tmp_path / "out" / "folder", inputs=20)
+    assert made.package.id.name == "tiny"
+    assert made.facts["examples"] == 1
+    assert (made.certificate.inputs, made.certificate.agreeing, made.certificate.equal) == (20, 20, 20)
+    written = json.loads((tmp_path / "out" / "folder" / "certificate.json").read_text("utf-8"))
+    assert (written["digest"], written["difference"]) == (made.package.id.digest, 0.0)
     kept = {file.name: file.read_bytes() for file in (tmp_path / "out" / "folder" / "package").iterdir()}
     assert kept == {file.name: file.read_bytes() for file in source.iterdir()}
 

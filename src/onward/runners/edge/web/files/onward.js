@@ -1,0 +1,159 @@
+// A package, answering in the browser: prepare → execute → generate, with the server's answers.
+//
+//     import { open } from "./onward.js";
+//     const model = await open();
+//     console.log(await model.answer({ text: "Cancel my subscription." }));
+
+import { collate, groups, rowOf } from "./batch.js";
+import { OnwardError } from "./errors.js";
+import { apart } from "./examples.js";
+import { generation } from "./generate.js";
+import { preparation } from "./prepare.js";
+import { deviceFor, runtime, session } from "./runtime.js";
+
+export { OnwardError };
+
+const HERE = new URL("./", import.meta.url);
+
+/** Open the package beside this module. `device`: "auto", "wasm" or "webgpu"; `threads` of WASM: as many as help. */
+export async function open({ device = "auto", threads, progress = () => {} } = {}) {
+	const bundle = await fetched("bundle.json", (response) => response.json());
+	const runsOn = await deviceFor(device, bundle.webgpu);
+	const ready = runtime(runsOn, threads);
+	const text = (file) => fetched(`package/${file}`, (response) => response.text());
+	const read = async (file) => JSON.parse(await text(file));
+	const graph = async (name) => session(await ready, await bytes(name, bundle, progress), { name });
+	const { model: file, prepare_graph: before, generate_graph: after } = bundle;
+	const [first, model, last] = await Promise.all([
+		before ? graph(before) : undefined,
+		bytes(file, bundle, progress).then(async (data) => session(await ready, data, { name: file, device: runsOn })),
+		after ? graph(after) : undefined,
+	]);
+	const [prepare, generate] = await Promise.all([
+		preparation(bundle, { read, graph: first && ((tensors) => first.run(tensors)) }),
+		generation({ ...bundle, tensors: (last ?? model).outputs }, { read: text }),
+	]);
+	const { threads: count } = await ready;
+	return new Model(bundle, { prepare, generate, graphs: { first, model, last }, runtime: { device: runsOn, threads: count } });
+}
+
+/** An open package. Call `answer` with an item: {input: value}, files as Blob, ArrayBuffer or Uint8Array. */
+class Model {
+	#parts;
+
+	constructor(bundle, { runtime: where, ...parts }) {
+		this.#parts = parts;
+		this.bundle = bundle;
+		this.package = bundle.package;
+		this.inputs = bundle.inputs;
+		this.outputs = bundle.outputs;
+		this.runtime = where;
+	}
+
+	/** Answer one item; `outputs` adds outputs that are computed only on request. */
+	async answer(item, options) {
+		return (await this.answers([item], options))[0];
+	}
+
+	/** Answer several items, in order, run together as far as the package's largest batch allows. */
+	async answers(items, { outputs = [] } = {}) {
+		const { prepare, generate } = this.#parts;
+		const fetches = generate.fetches(outputs);
+		const { max_batch_size: most, pad } = this.bundle.batching;
+		const prepared = [];
+		for (const [index, item] of items.entries()) {
+			prepared.push(await prepare(this.#named(item)).catch((error) => { throw items.length > 1 ? at(index, error) : error; }));
+		}
+		const answers = [];
+		for (const group of groups(prepared, most, pad)) {
+			const found = await this.#execute(collate(group, pad), fetches);
+			group.forEach((_, row) => {
+				const rows = Object.fromEntries(fetches.map((name) => [name, rowOf(found[name], row)]));
+				answers.push(generate.answer(rows, outputs));
+			});
+		}
+		return answers;
+	}
+
+	/** Run the golden examples: how many there are, and how far the numbers are from what they promise, at most. */
+	async check() {
+		const examples = await this.examples();
+		const names = new Set(this.outputs.map(({ name }) => name));
+		let difference = 0;
+		for (const example of examples) {
+			const asked = [...Object.keys(example.answer), ...Object.keys(example.tensors)].filter((name) => names.has(name));
+			const found = await this.answer(example.input, { outputs: [...new Set(asked)] });
+			difference = Math.max(difference, apart(example, found));
+		}
+		return { examples: examples.length, difference };
+	}
+
+	/** The golden examples, with the files of their inputs. */
+	async examples() {
+		const told = await fetched("package/examples.json", (response) => response.json());
+		const value = async (one) => (one?.file ? fetched(`package/${one.file}`, (response) => response.blob()) : one);
+		const input = async (given) => Object.fromEntries(await Promise.all(Object.entries(given).map(async ([name, one]) => [name, await value(one)])));
+		return Promise.all(told.map(async (example) => ({ ...example, input: await input(example.input) })));
+	}
+
+	/** Free the memory of the graphs. */
+	async close() {
+		await Promise.all(Object.values(this.#parts.graphs).map((graph) => graph?.close()));
+	}
+
+	/** A bare value stands for the only input. */
+	#named(item) {
+		const [only, ...others] = this.inputs;
+		const isBare = typeof item === "string" || item instanceof Blob || item instanceof ArrayBuffer || ArrayBuffer.isView(item);
+		return isBare && !others.length ? { [only.name]: item } : item;
+	}
+
+	async #execute(feeds, fetches) {
+		const { model, last } = this.#parts.graphs;
+		return last ? last.run(await model.run(feeds, last.inputs), fetches) : model.run(feeds, fetches);
+	}
+}
+
+function at(index, error) {
+	if (!(error instanceof OnwardError)) return error;
+	const { code, field, expected, found } = error;
+	return Object.assign(new OnwardError(code, error.message), { field: `[${index}] ${field}`.trim(), expected, found });
+}
+
+async function fetched(path, read) {
+	let response;
+	try {
+		response = await fetch(new URL(path, HERE));
+	} catch (error) {
+		throw new OnwardError("NOT_READY", `${path} cannot be read: ${error.message}`);
+	}
+	if (!response.ok) {
+		const { code = "NOT_READY", error = `the host answers ${response.status}` } = await response.json().catch(() => ({}));
+		throw new OnwardError(code, `${path} cannot be read: ${error}`);
+	}
+	return read(response);
+}
+
+/** The bytes of a graph, with `progress({file, read_bytes, size_bytes})` while they come. */
+async function bytes(name, { files }, progress) {
+	const path = `package/${name}`;
+	const { size_bytes } = files.find((file) => file.path === path);
+	return fetched(path, async (response) => {
+		const data = new Uint8Array(size_bytes);
+		let read_bytes = 0;
+		for await (const part of chunks(response.body)) {
+			if (read_bytes + part.length > size_bytes) break;
+			data.set(part, read_bytes);
+			read_bytes += part.length;
+			progress({ file: name, read_bytes, size_bytes });
+		}
+		if (read_bytes !== size_bytes) throw new OnwardError("DIGEST_MISMATCH", `${path} is not what the bundle says`, { expected: `${size_bytes} bytes` });
+		return data;
+	});
+}
+
+// Not every browser can iterate over a stream.
+async function* chunks(stream) {
+	const reader = stream.getReader();
+	for (let part = await reader.read(); !part.done; part = await reader.read()) yield part.value;
+}
