@@ -28,7 +28,7 @@ _TARGETS = ("docker", "kubernetes", "kserve", "ray", "systemd")
 @click.option("--memory", default="", help="Memory of a replica: 512M, 2G; by default what it took here and half more.")
 @click.option("--canary", type=click.IntRange(0, 99), default=0, show_default=True,
               help="KServe: the share of requests, in percent, for this version beside the last one.")  # fmt: skip
-@click.option("--storage-uri", default="", help="KServe: load the package from there instead of from the image.")
+@click.option("--storage-uri", default="", help="KServe, Ray: load the package, the application from there.")
 @click.option("--actions", type=FILE, default=None, help="What each action may do (actions.toml).")
 @click.option("--no-measure", is_flag=True, help="Do not start a server to see what it takes.")
 @click.option("--force", is_flag=True, help="Replace OUT.")

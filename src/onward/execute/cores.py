@@ -1,7 +1,7 @@
 """How many cores this process may use: what the scheduler binds it to, and what its container's quota is worth.
 
 A container with a CPU limit sees all cores of its node; as many threads as that would be stopped by the quota again
-and again, in the middle of a batch.
+and again, in the middle of a batch. Where neither says it, as on a node that replicas share, ONWARD_CORES does.
 """
 
 from __future__ import annotations
@@ -12,12 +12,22 @@ from pathlib import Path
 
 _ROOT = Path("/sys/fs/cgroup")
 _OWN = Path("/proc/self/cgroup")
+VARIABLE = "ONWARD_CORES"
 
 
 def cores() -> int:
     """How many cores this process may use: at least 1."""
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, math.ceil(min(bound, quota())))
+    return max(1, math.ceil(min(bound, quota(), share())))
+
+
+def share() -> float:
+    """What ONWARD_CORES grants, in cores; infinity where it is not set to a number above 0."""
+    try:
+        granted = float(os.environ.get(VARIABLE, "inf"))
+    except ValueError:
+        return math.inf
+    return granted if granted > 0 else math.inf
 
 
 def quota(root: Path = _ROOT, own: Path = _OWN) -> float:

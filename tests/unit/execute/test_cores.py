@@ -51,3 +51,13 @@ def test_a_part_of_a_core_still_is_a_thread(
     monkeypatch.setattr(module.os, "sched_getaffinity", lambda _: set(range(8)))
     monkeypatch.setattr(module, "quota", lambda: granted)
     assert cores() == (threads or 8)
+
+
+@pytest.mark.parametrize(("said", "threads"), [("2", 2), ("1.5", 2), ("64", 8), ("0", 8), ("-1", 8), ("many", 8)])
+def test_a_share_can_be_granted_by_the_environment_but_no_more_than_there_is(
+    monkeypatch: pytest.MonkeyPatch, said: str, threads: int
+) -> None:
+    monkeypatch.setattr(module.os, "sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setattr(module, "quota", lambda: math.inf)
+    monkeypatch.setenv("ONWARD_CORES", said)
+    assert cores() == threads

@@ -1,7 +1,8 @@
 """Which Python distributions an image installs, each pinned by version and hashes.
 
 `images.lock` beside this file holds all that a server may need, with who needs what; an image gets what its packages
-need of it. Asks nobody on a network, and does not care what is installed here.
+need of it. `nodes.lock` is the same with Ray, which wants extras of what a server has without them. Asks nobody on a
+network, and does not care what is installed here.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from onward.errors import MissingExtra
 
 LOCK = Path(__file__).with_name("images.lock")
+NODES_LOCK = Path(__file__).with_name("nodes.lock")
 _PIN = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)==(?P<version>[^\s;\\]+)(?:\s*;\s*(?P<marker>[^\\]+?))?\s*\\?")
 _HASH = re.compile(r"--hash=(sha256:[0-9a-f]{64})")
 _NEEDED_BY = re.compile(r"#\s+(?:via\s+)?(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)(?:\s+\(pyproject\.toml\))?")
@@ -38,8 +40,10 @@ class Pin:
         return f"{self.name}=={self.version}{marker}" + "".join(f" \\\n    --hash={one}" for one in self.hashes)
 
 
-def pins(extras: Iterable[str], lock: Path = LOCK) -> tuple[Pin, ...]:
+def pins(extras: Iterable[str], lock: Path | None = None) -> tuple[Pin, ...]:
     """What Onward with these extras needs, by name. Raises `MissingExtra` where the lock does not have it."""
+    extras = frozenset(extras)
+    lock = lock or (NODES_LOCK if "ray" in extras else LOCK)
     known = {pin.name: pin for pin in read_lock(lock)}
     wanted = {name for extra in ("", *extras) for name in _direct().get(extra, ())}
     missing = sorted(wanted - known.keys())

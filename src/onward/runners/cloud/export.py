@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
-from onward.errors import Unavailable, UsageError
-from onward.runners.cloud import docker, kserve, kubernetes, systemd
+from onward.errors import UsageError
+from onward.runners.cloud import docker, kserve, kubernetes, ray_application, systemd
 from onward.runners.cloud.deployment import Deployment, Sizing
 from onward.runners.cloud.distributions import pins
 from onward.runners.cloud.measurement import estimate, measure
 from onward.runners.cloud.packages import Packaged, collect
 from onward.runners.cloud.wheel import write_wheel
 
-_RAY = "onward.runners.cloud.ray_application"
 # KServe and Knative make longer names of it, which still have to be labels of at most 63 characters.
 _LABEL = re.compile(r"[a-z](?:[a-z0-9-]{0,38}[a-z0-9])?")
 _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@-]*")
@@ -33,8 +29,9 @@ _MEASURED_S = 1.5
 Writer = Callable[[Deployment, Path], tuple[str, ...]]
 WRITERS: dict[str, Writer] = {
     "docker": docker.write, "kubernetes": kubernetes.write, "kserve": kserve.write, "systemd": systemd.write,
+    "ray": ray_application.write,
 }  # fmt: skip
-TARGETS = (*WRITERS, "ray")
+TARGETS = tuple(WRITERS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +86,7 @@ def export(options: CloudOptions, *, progress: Callable[[str], None] = lambda _:
             progress(f"writing {target}")
             folder = made / target
             folder.mkdir()
-            written = _write_ray(packages, folder, options) if target == "ray" else WRITERS[target](deployment, folder)
+            written = WRITERS[target](deployment, folder)
             notes[target] = tuple(note.replace("FOLDER", str(options.out / target)) for note in written)
         _publish(made, options.out, force=options.force)
     finally:
@@ -107,8 +104,9 @@ def check(options: CloudOptions) -> None:
         raise UsageError("it exists", where=str(options.out), expected="a path without anything, or --force")
     if options.out.exists() and not _is_ours(options.out):  # --force must not cost anybody another folder
         raise UsageError("it holds something else", where=str(options.out), expected="nothing but targets' folders")
-    if "ray" in options.targets and find_spec(_RAY) is None:
-        raise Unavailable("this version of Onward has no Ray application yet", where="--target ray")
+    if "ray" in options.targets and options.storage_uri and not options.storage_uri.endswith(".zip"):
+        raise UsageError("Ray fetches an archive", where="--storage-uri", expected="…/NAME.zip",
+                         found=options.storage_uri[:80])  # fmt: skip
     if options.min_replicas > options.max_replicas:
         raise UsageError("more than the most", where="--replicas", expected=f"at most {options.max_replicas}",
                          found=str(options.min_replicas))  # fmt: skip
@@ -185,14 +183,6 @@ class _Asked(dict[str, str]):
 
     def get(self, name: str, default: object = None) -> str:
         return self[name]
-
-
-def _write_ray(packages: Sequence[Packaged], folder: Path, options: CloudOptions) -> tuple[str, ...]:
-    write: Callable[..., tuple[str, ...]] = importlib.import_module(_RAY).write
-    found = Path(options.source)
-    more: dict[str, Any] = {"min_replicas": options.min_replicas, "max_replicas": options.max_replicas}
-    named = next(one.folder for one in packages if one.asked)
-    return write(found if found.exists() else named, folder, **more)
 
 
 def _is_ours(out: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import onward
@@ -17,13 +18,16 @@ WHEELS = "wheels"
 BILL = "bill-of-materials.cdx.json"
 
 
-def write_payload(deployment: Deployment, folder: Path) -> None:
-    """Write it into a folder. Raises `MissingExtra` where the lock lacks something, `DigestMismatch` for a bad copy."""
+def write_payload(deployment: Deployment, folder: Path, *, extras: Iterable[str] = ()) -> None:
+    """Write it into a folder, with these extras of Onward besides those of the packages.
+
+    Raises `MissingExtra` where the lock lacks something, `DigestMismatch` for a bad copy.
+    """
     wheels = folder / WHEELS
     wheels.mkdir(parents=True)
     wheel = write_wheel(wheels)
     sha256 = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    pinned = pins(deployment.extras)
+    pinned = pins({*deployment.extras, *extras})
     lines = [pin.line() for pin in pinned]
     lines.append(f"./{WHEELS}/{wheel.name} \\\n    --hash=sha256:{sha256}")
     (folder / LOCK).write_text("\n".join(lines) + "\n", "utf-8")

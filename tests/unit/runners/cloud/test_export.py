@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from onward.errors import OnwardError, PackageError, UsageError
+from onward.errors import PackageError, UsageError
 from onward.package.assembly import assemble
 from onward.runners.cloud import export as module
-from onward.runners.cloud.export import TARGETS, WRITERS, CloudOptions, describe, export
+from onward.runners.cloud.export import WRITERS, CloudOptions, describe, export
 from onward.runners.cloud.measurement import estimate
 from onward.runners.cloud.packages import collect
 from onward.testing import tiny_package
@@ -120,7 +120,7 @@ def test_what_onward_did_not_write_is_never_replaced(tiny: Path, tmp_path: Path)
         {"targets": ("helm",)}, {"targets": ()}, {"name": "Onward"}, {"name": "a\nb"}, {"name": "x" * 41},
         {"name": "1x"},
         {"namespace": "default; rm"}, {"image": "a b"}, {"image": "x\nUSER root"}, {"base": "$(id)"},
-        {"storage_uri": "/etc"}, {"min_replicas": 11},
+        {"storage_uri": "/etc"}, {"targets": ("ray",), "storage_uri": "s3://models/tiny"}, {"min_replicas": 11},
         {"targets": ("systemd",), "min_replicas": 100, "max_replicas": 100},
     ],
 )  # fmt: skip
@@ -129,15 +129,6 @@ def test_what_no_target_takes_is_refused_first(tiny: Path, tmp_path: Path, wrong
     with pytest.raises(UsageError):
         export(CloudOptions(source=str(tiny), out=tmp_path / "out", targets=targets, measure=False, **wrong))
     assert not (tmp_path / "out").exists()
-
-
-def test_the_ray_target_says_clearly_where_it_is_not_there(
-    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert "ray" in TARGETS
-    monkeypatch.setattr(module, "find_spec", lambda _: None)
-    with pytest.raises(OnwardError, match="no Ray application"):
-        export(options(tiny, tmp_path / "out", "ray"))
 
 
 def test_actions_are_for_packages_that_decide_and_their_secrets_are_named_not_read(tiny: Path, tmp_path: Path) -> None:
