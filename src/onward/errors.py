@@ -180,6 +180,18 @@ class NotForEdge(PackageError):
     code = "NOT_FOR_EDGE"
 
 
+class QuantizedTooFar(PackageError):
+    """The smaller model's answers are too far from the original's."""
+
+    code = "QUANTIZED_TOO_FAR"
+
+
+class NothingToQuantize(PackageError):
+    """The model has no weights that could be rounded."""
+
+    code = "NOTHING_TO_QUANTIZE"
+
+
 class RunnersDisagree(PackageError):
     """Two runners of a package give answers that are further apart than rounding."""
 
