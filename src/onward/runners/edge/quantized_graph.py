@@ -31,7 +31,7 @@ _ROUNDED_INPUTS = 4  # MatMulNBits: the inputs, too, may be rounded to 8 bits, b
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Weights:
-    """A constant and a node that takes it. A matrix's `values` are (outputs, inputs), its `bias` "" where there is none."""
+    """A constant and its node. A matrix's `values` are (outputs, inputs), its `bias` "" where it has none."""
 
     kind: Kind
     name: str
@@ -50,6 +50,26 @@ class Weights:
         return str(self.node.output[0])
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Rounded:
+    """The names that an input has when it is rounded: `given` is what was, after it was evened out."""
+
+    name: str
+    given: str
+
+    @property
+    def steps(self) -> str:
+        return f"{self.name}.steps"
+
+    @property
+    def scale(self) -> str:
+        return f"{self.name}.scale"
+
+    @property
+    def zero(self) -> str:
+        return f"{self.name}.zero"
+
+
 class QuantizedGraph:
     """A model to be rewritten; `weights` are what can be, in the order of nodes, which is that to rewrite them in."""
 
@@ -65,7 +85,7 @@ class QuantizedGraph:
         """Have nothing rewritten again."""
         self._before: dict[str, Any] = {}
         self._instead: dict[str, list[Any]] = {}
-        self._rounded: dict[str, tuple[str, str, str]] = {}
+        self._rounded: set[str] = set()
         self._made: dict[str, Any] = {}
 
     def of(self, *kinds: Kind) -> Iterator[Weights]:
@@ -75,7 +95,8 @@ class QuantizedGraph:
     def as_blocks(self, one: Weights, bits: int) -> None:
         """Keep a matrix in blocks of 8 or 4 bits; the product unpacks them as it goes."""
         steps, scale = in_blocks(one.values, bits)
-        inputs = [one.input, self._keep(f"{one.name}.blocks", steps), self._keep(f"{one.name}.scales", scale)]
+        kept = f"{one.name}.blocks{bits}"
+        inputs = [one.input, self._keep(kept, steps), self._keep(f"{kept}.scales", scale)]
         inputs += ["", "", one.bias] if one.bias else []
         outputs, width = one.values.shape
         node = helper.make_node(
@@ -84,36 +105,37 @@ class QuantizedGraph:
         )  # fmt: skip
         self._put(one, [node])
 
-    def as_integers(self, one: Weights, spread: Array | None = None) -> None:
+    def as_integers(self, one: Weights, spread: Array | None = None, *, twice: bool = False) -> None:
         """Multiply a matrix in whole numbers; inputs are rounded to 8 bits, by their range in each call.
 
         `spread` (inputs,) divides the inputs and multiplies the weights before both are rounded, which evens out
-        inputs of very different size; all that is multiplied by the same input must have the same one.
+        inputs of very different size; all that is multiplied by the same input must have the same one. With `twice`
+        what the inputs lost is rounded and multiplied as well: as good as 16 bits, for a second product.
         """
         out = one.output
         steps, scale = in_rows(one.values if spread is None else one.values * spread, EXACT_BITS)
-        nodes: list[Any] = []
-        if one.input not in self._rounded:
-            nodes, self._rounded[one.input] = self._rounding(one.input, spread)
-        rounded, rounded_scale, zero = self._rounded[one.input]
         weights = self._keep(f"{out}.steps", np.ascontiguousarray(steps.T))
         scales = self._keep(f"{out}.scales", scale.reshape(-1))
-        nodes += [
-            helper.make_node("MatMulInteger", [rounded, weights, zero], [f"{out}.whole"], f"{out}.whole"),
-            helper.make_node("Cast", [f"{out}.whole"], [f"{out}.float"], f"{out}.float", to=TensorProto.FLOAT),
-            helper.make_node("Mul", [rounded_scale, scales], [f"{out}.scale"], f"{out}.scale"),
-            helper.make_node(
-                "Mul", [f"{out}.float", f"{out}.scale"], [f"{out}.product" if one.bias else out], f"{out}.product"
-            ),
-        ]
+        nodes, rounded = self._rounding(one.input, spread)
+        total = f"{out}.product"
+        products = _product(rounded, weights, scales, total)
+        if twice:
+            more, lost = self._losing(rounded)
+            nodes += more
+            products += _product(lost, weights, scales, f"{out}.lost")
+            products.append(helper.make_node("Add", [total, f"{out}.lost"], [f"{out}.total"], f"{out}.total"))
+            total = f"{out}.total"
         if one.bias:
-            nodes.append(helper.make_node("Add", [f"{out}.product", one.bias], [out], f"{out}.sum"))
-        self._put(one, nodes)
+            products.append(helper.make_node("Add", [total, one.bias], [out], f"{out}.sum"))
+        else:
+            products[-1].output[0] = out
+        self._put(one, [*nodes, *products])
 
     def as_rows(self, one: Weights) -> None:
         """Keep a table in 8 bits with a scale a row; only the rows looked up become floats."""
         steps, scale = in_rows(one.values)
-        kept, scales, out = self._keep(f"{one.name}.steps", steps), self._keep(f"{one.name}.scales", scale), one.output
+        kept, scales = self._keep(f"{one.name}.rows", steps), self._keep(f"{one.name}.rows.scales", scale)
+        out = one.output
         self._put(one, [
             helper.make_node("Gather", [kept, one.input], [f"{out}.steps"], f"{out}.steps"),
             helper.make_node("Gather", [scales, one.input], [f"{out}.scale"], f"{out}.scale"),
@@ -122,11 +144,14 @@ class QuantizedGraph:
         ])  # fmt: skip
 
     def as_row_blocks(self, one: Weights) -> None:
-        """Keep a table in blocks of 4 bits; only the rows looked up become floats."""
+        """Keep a table in blocks of 4 bits, where its rows are whole blocks; only the rows looked up become floats."""
+        if one.values.shape[1] % BLOCK:
+            self.as_rows(one)
+            return
         steps, scale = in_blocks(one.values, 4)
-        kept = self._keep(f"{one.name}.blocks", steps.reshape(len(steps), -1))
+        kept = self._keep(f"{one.name}.rows4", steps.reshape(len(steps), -1))
         node = helper.make_node(
-            "GatherBlockQuantized", [kept, one.input, self._keep(f"{one.name}.scales", scale)], [one.output],
+            "GatherBlockQuantized", [kept, one.input, self._keep(f"{one.name}.rows4.scales", scale)], [one.output],
             name=f"{one.output}.blocks", domain=_CONTRIB, bits=4, block_size=BLOCK, gather_axis=0, quantize_axis=1,
         )  # fmt: skip
         self._put(one, [node])
@@ -137,7 +162,7 @@ class QuantizedGraph:
         By operators that every runtime folds into a constant then, as it does not DequantizeLinear.
         """
         steps, scale = in_rows(one.values.reshape(-1, dividing(one.values[0].size)))
-        kept, scales = self._keep(f"{one.name}.steps", steps), self._keep(f"{one.name}.scales", scale)
+        kept, scales = self._keep(f"{one.name}.stored", steps), self._keep(f"{one.name}.stored.scales", scale)
         shape = self._keep(f"{one.name}.shape", np.array(one.values.shape, np.int64))
         cast, blocks, again = (f"{one.name}.{what}" for what in ("float", "blocks", "again"))
         self._before[cast] = helper.make_node("Cast", [kept], [cast], cast, to=TensorProto.FLOAT)
@@ -176,16 +201,31 @@ class QuantizedGraph:
         written: bytes = made.SerializeToString()
         return written
 
-    def _rounding(self, name: str, spread: Array | None) -> tuple[list[Any], tuple[str, str, str]]:
-        """The nodes that round an input, and the names of its steps, their scale and the step of zero."""
+    def _rounding(self, name: str, spread: Array | None) -> tuple[list[Any], _Rounded]:
+        """The nodes that round an input, none where it is rounded already, and what they make."""
+        made = _Rounded(given=name if spread is None else f"{name}.even", name=name)
+        if name in self._rounded:
+            return [], made
+        self._rounded.add(name)
         nodes = []
-        given = name
         if spread is not None:
-            given = f"{name}.even"
             share = self._keep(f"{name}.spread", (1 / spread).astype(np.float32))
-            nodes.append(helper.make_node("Mul", [name, share], [given], given))
-        names = f"{name}.steps", f"{name}.scale", f"{name}.zero"
-        return [*nodes, helper.make_node("DynamicQuantizeLinear", [given], names, names[0])], names
+            nodes.append(helper.make_node("Mul", [name, share], [made.given], made.given))
+        outputs = [made.steps, made.scale, made.zero]
+        return [*nodes, helper.make_node("DynamicQuantizeLinear", [made.given], outputs, made.steps)], made
+
+    def _losing(self, rounded: _Rounded) -> tuple[list[Any], _Rounded]:
+        """The nodes that round what an input lost when it was rounded, and what they make."""
+        back, lost = f"{rounded.name}.back", f"{rounded.name}.lost"
+        if lost in self._rounded:
+            return self._rounding(lost, None)
+        steps = [rounded.steps, rounded.scale, rounded.zero]
+        nodes, again = self._rounding(lost, None)
+        return [
+            helper.make_node("DequantizeLinear", steps, [back], back),
+            helper.make_node("Sub", [rounded.given, back], [lost], lost),
+            *nodes,
+        ], again
 
     def _keep(self, name: str, values: Array) -> str:
         self._made[name] = numpy_helper.from_array(values, name)
@@ -226,6 +266,16 @@ class QuantizedGraph:
             if constant is None or list(constant.dims) != [len(matrix)]:
                 return None
         return Weights(kind=kind, name=name, node=node, values=np.ascontiguousarray(matrix), bias=bias)
+
+
+def _product(rounded: _Rounded, weights: str, scales: str, out: str) -> list[Any]:
+    """The product of a rounded input and rounded weights as floats: a pattern that onnxruntime makes one operator of."""
+    return [
+        helper.make_node("MatMulInteger", [rounded.steps, weights, rounded.zero], [f"{out}.whole"], f"{out}.whole"),
+        helper.make_node("Cast", [f"{out}.whole"], [f"{out}.float"], f"{out}.float", to=TensorProto.FLOAT),
+        helper.make_node("Mul", [rounded.scale, scales], [f"{out}.scale"], f"{out}.scale"),
+        helper.make_node("Mul", [f"{out}.float", f"{out}.scale"], [out], out),
+    ]
 
 
 def _weights_of(node: Any) -> tuple[str, Kind | None]:
