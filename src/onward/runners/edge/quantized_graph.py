@@ -269,7 +269,7 @@ class QuantizedGraph:
 
 
 def _product(rounded: _Rounded, weights: str, scales: str, out: str) -> list[Any]:
-    """The product of a rounded input and rounded weights as floats: a pattern that onnxruntime makes one operator of."""
+    """The product of a rounded input and weights as floats, in a pattern that onnxruntime makes one operator of."""
     return [
         helper.make_node("MatMulInteger", [rounded.steps, weights, rounded.zero], [f"{out}.whole"], f"{out}.whole"),
         helper.make_node("Cast", [f"{out}.whole"], [f"{out}.float"], f"{out}.float", to=TensorProto.FLOAT),

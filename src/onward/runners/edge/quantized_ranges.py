@@ -68,8 +68,8 @@ class Golden:
 def in_integers(graph: QuantizedGraph, golden: Golden, rest: Callable[[], None], told: Callable[[str], None]) -> bytes:
     """The model with its matrices in whole numbers, as close to the original on the golden inputs as that gets.
 
-    How far inputs are evened out is tried. Where that is not close enough, the inputs of those matrices are rounded twice
-    that gain most by it, up to half of them. `rest` rewrites what else there is.
+    How far inputs are evened out is tried. Where that is not close enough, the inputs of those matrices that gain most
+    by it are rounded twice, up to half of them. `rest` rewrites what else there is.
     """
     matrices = tuple(graph.of("matrix"))
     sizes = golden.sizes(sorted({one.input for one in matrices})) if golden.feeds else {}
