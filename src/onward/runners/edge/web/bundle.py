@@ -152,7 +152,9 @@ def _told(package: Package) -> dict[str, Any]:
 
 
 def _field(field: Field) -> dict[str, Any]:
-    return {name: value for name, value in asdict(field).items() if value is not None}
+    return {
+        name: value for name, value in asdict(field).items() if value is not None and (name != "categories" or value)
+    }
 
 
 def _step(step: Any) -> dict[str, Any]:

@@ -69,7 +69,7 @@ export function checkRange({ name, minimum, maximum }, value) {
 
 /** A field's type in words: `FP32 of shape [3]`. */
 export function described({ datatype, shape, content, categories }) {
-	if (categories?.length) return `one of ${categories.join(", ")}`;
+	if (categories) return `one of ${categories.join(", ")}`;
 	const word = { text: "text", image: "an image file", audio: "an audio file" }[content];
 	return word ?? (shape.length ? `${datatype} of shape ${JSON.stringify(shape)}` : `one ${datatype}`);
 }

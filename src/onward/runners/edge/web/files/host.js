@@ -88,8 +88,9 @@ function promise({ h }) {
 		}
 		check.disabled = false;
 	} }, "Check the examples here");
-	const compared = certificate.inputs
-		? `${certificate.agreeing} of ${certificate.inputs} answers of ${certificate.measured_in} agreed with the server's, ${certificate.equal} of them to the last bit; numbers differed by ${certificate.difference.toExponential(1)} at most.`
-		: "Not compared with the server's answers when it was exported.";
+	const { inputs, agreeing, equal, difference, runtime } = certificate;
+	const compared = inputs
+		? `At export, ${agreeing} of ${inputs} answers agreed with the package's own, ${equal} of them to the last bit; numbers differed by ${difference.toExponential(1)} at most (${runtime}).`
+		: "Not compared with the package's own answers at export.";
 	return h("section.card", 0, h("h2", 0, "The same answers"), h("p", 0, compared), h("div.row", 0, check), said);
 }

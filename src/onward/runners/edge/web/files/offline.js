@@ -13,7 +13,7 @@ async function bundle() {
 		const cache = await caches.open(CACHE);
 		let response = await cache.match(here("bundle.json"));
 		if (!response) {
-			response = await fetch(here("bundle.json"), { cache: "no-cache" });
+			response = await fetch(here("bundle.json"), { cache: "reload" });
 			const told = await response.clone().json();
 			if (told.digest !== DIGEST) throw new Error("the host has another bundle than this service worker is for");
 			await cache.put(here("bundle.json"), response.clone());
@@ -62,7 +62,7 @@ async function kept(path) {
 	const found = await cache.match(here(path));
 	if (found) return found;
 	const { sha256, type } = (await bundle()).get(path);
-	const response = await fetch(here(path), { cache: "no-cache" });
+	const response = await fetch(here(path), { cache: "reload" });
 	if (!response.ok) return response;
 	const data = await response.arrayBuffer();
 	const digest = Array.from(new Uint8Array(await crypto.subtle.digest("SHA-256", data)), (byte) => byte.toString(16).padStart(2, "0")).join("");

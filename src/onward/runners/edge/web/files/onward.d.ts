@@ -18,7 +18,7 @@ export interface Field {
 	units: string;
 	minimum?: number;
 	maximum?: number;
-	categories: string[];
+	categories?: string[];
 	default?: number | string | boolean;
 	required: boolean;
 	/** Whether it is an output that is computed only when asked for. */

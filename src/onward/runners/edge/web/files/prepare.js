@@ -62,7 +62,7 @@ function hostStep(step, fields, { read, limits, graph }) {
 function table({ output, unknown }, columns) {
 	const cell = (field, value) => {
 		if (value === undefined) return NaN;
-		if (field.categories.length) {
+		if (field.categories) {
 			const index = field.categories.indexOf(value);
 			if (index < 0 && !(unknown === "nan" && typeof value === "string")) {
 				throw wrong("WRONG_DATATYPE", field.name, described(field), shown(value));
