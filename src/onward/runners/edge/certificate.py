@@ -50,7 +50,10 @@ class Certificate:
     quantization: tuple[Mapping[str, Any], ...] = ()
 
 
-def certify(package: Package, target: str, answering: Answering | None, count: int, *, note: str = "") -> Certificate:
+def certify(
+    package: Package, target: str, answering: Answering | None, count: int, *, note: str = "",
+    tolerance: float = TOLERANCE,
+) -> Certificate:  # fmt: skip
     """Have the golden examples and as many more inputs as make `count` answered by the export and by the package.
 
     `answering` None: it cannot be measured here, as `note` says. Raises `RunnersDisagree` where an answer differs.
@@ -63,7 +66,7 @@ def certify(package: Package, target: str, answering: Answering | None, count: i
         return Certificate(**named, note=why)
     items = inputs_of(package, count)
     measured = answering(items)
-    agreement = compare(target, own_answers(package, items), measured.answers)
+    agreement = compare(target, own_answers(package, items), measured.answers, tolerance=tolerance)
     if agreement.agreeing < agreement.inputs:
         raise RunnersDisagree(
             "the export answers differently from the package", where=identity.name,
@@ -71,7 +74,7 @@ def certify(package: Package, target: str, answering: Answering | None, count: i
         )  # fmt: skip
     return Certificate(
         **named, runtime=measured.runtime, inputs=agreement.inputs, equal=agreement.equal, agreeing=agreement.agreeing,
-        difference=agreement.difference, ms_per_answer=round(measured.ms_per_answer, 3),
+        difference=agreement.difference, tolerance=tolerance, ms_per_answer=round(measured.ms_per_answer, 3),
     )  # fmt: skip
 
 
