@@ -83,5 +83,6 @@ ASKS = {
         Ask(package="voice-assistant", question=f"hears “{_SENTENCE}”", content_type=_WAV, file="examples/cancel.wav"),
         Ask(package="ocr", question="a printed page", content_type="image/png", file="examples/page.png"),
         Ask(package="embed", question=f"“{_SENTENCE}”", content_type=_TEXT, text=_SENTENCE),
+        Ask(package="vad", question="32 ms of a spoken sentence", content_type=_JSON, example="0.77 s"),
     )
 }

@@ -21,10 +21,10 @@ ROOT = Path(__file__).parent.parent
 # The order of building: what is quick and needs little comes first, so that something answers soon.
 NAMES = [
     "moderation", "vision", "fraud", "recommend", "intent", "embed", "support", "assistant-llm", "copywriter", "voice",
-    "transcriber", "voice-assistant", "ocr",
+    "transcriber", "voice-assistant", "ocr", "vad",
 ]  # fmt: skip
 # Whose code and data a package's build reads besides its own.
-_BORROWS = {"embed": ("intent",), "transcriber": ("voice",), "moderation": ("vision",), "support": ("intent",)}
+_BORROWS = {"embed": ("intent",), "transcriber": ("voice",), "vad": ("transcriber", "voice"), "moderation": ("vision",), "support": ("intent",)}
 # What is made of packages: its build is given the repository, in which they are.
 _OF_PACKAGES = ("voice-assistant",)
 # What no build runs: runners, and what only they use.

@@ -347,6 +347,28 @@ def test_packages_of_the_gallery_answer_in_a_browser_as_behind_the_server(
 
 
 @pytest.mark.weights
+def test_the_microphone_is_heard_window_by_window(tmp_path: Path) -> None:
+    spoken = GALLERY / "transcriber" / "1.0.0" / "examples" / "fox.wav"
+    if not (GALLERY / "vad").is_dir() or not spoken.is_file():
+        pytest.skip("vad and transcriber are not built: make gallery")
+    export(GALLERY / "vad" / "1.0.0", tmp_path / "vad", "--inputs", "40")
+    hosting = Host(tmp_path)
+    with sync_api.sync_playwright() as playwright:
+        microphone = f"--use-file-for-fake-audio-capture={spoken.absolute()}"  # again and again
+        running = playwright.chromium.launch(executable_path=browser(), args=[*ARGUMENTS, microphone])
+        page = running.new_page()
+        visit(page, hosting, "vad")
+        page.get_by_role("button", name="Listen").click()
+        page.get_by_text("Somebody is speaking.").wait_for()
+        page.get_by_text("Nobody is speaking.").wait_for()
+        save_screenshot(page, "edge-web-vad")
+        page.get_by_role("button", name="Stop listening").click()
+        page.get_by_text("The microphone is off.").wait_for()
+        running.close()
+    hosting.stop()
+
+
+@pytest.mark.weights
 @pytest.mark.long
 def test_a_graphics_processor_gives_the_same_answers(tmp_path: Path) -> None:
     """By the processor's emulation of one: hundreds of times slower, and just as exact."""

@@ -35,7 +35,7 @@ from onward.types import Field
 
 FILES = Path(__file__).parent / "files"
 _PAGE = Path(__file__).parents[2] / "serve" / "page"  # the form and the answer look as they do behind a server
-_PAGE_FILES = ("page.js", "page.css", "icon.svg")
+_PAGE_FILES = ("page.js", "page.css", "icon.svg", "microphone.js")
 _RUNTIME = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
 _WEBGPU = ("ort.jspi.min.mjs", "ort-wasm-simd-threaded.jspi.mjs", "ort-wasm-simd-threaded.jspi.wasm")
 _WEBGPU_FROM_BYTES = 4_000_000  # below that, WASM is done before a GPU has been asked

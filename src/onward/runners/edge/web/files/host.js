@@ -3,6 +3,7 @@
 import { camera } from "./camera.js";
 import { table } from "./csv.js";
 import { command, keepAll, start } from "./device.js";
+import { listening } from "./listening.js";
 
 export const sameTitle = "The same in JavaScript";
 export const nothingYet = () => failure ?? "The package cannot be opened.";
@@ -68,6 +69,7 @@ export function cards(model, page) {
 	const images = model.fields.inputs.filter(({ content }) => content === "image");
 	const areScalars = model.fields.inputs.every(({ shape, content }) => !shape.length && ["value", "text"].includes(content));
 	return [
+		model.package.task === "voice-activity" && listening(page, (item) => command("answer", item, { outputs: ["next_memory"] })),
 		images.length === 1 && navigator.mediaDevices && camera(images[0], page),
 		areScalars && table(model, page, (items) => command("answers", items, {}).then((answers) => ({ answers }), (error) => ({ error }))),
 		promise(page),
