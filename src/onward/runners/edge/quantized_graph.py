@@ -59,15 +59,15 @@ class _Rounded:
 
     @property
     def steps(self) -> str:
-        return f"{self.name}.steps"
+        return f"{self.name}.rounded"
 
     @property
     def scale(self) -> str:
-        return f"{self.name}.scale"
+        return f"{self.name}.rounded.scale"
 
     @property
     def zero(self) -> str:
-        return f"{self.name}.zero"
+        return f"{self.name}.rounded.zero"
 
 
 class QuantizedGraph:

@@ -72,7 +72,8 @@ def in_integers(graph: QuantizedGraph, golden: Golden, rest: Callable[[], None],
     by it are rounded twice, up to half of them. `rest` rewrites what else there is.
     """
     matrices = tuple(graph.of("matrix"))
-    sizes = golden.sizes(sorted({one.input for one in matrices})) if golden.feeds else {}
+    tried = bool(golden.feeds and matrices)
+    sizes = golden.sizes(sorted({one.input for one in matrices})) if tried else {}
 
     def written(power: float, twice: Set[str] = frozenset()) -> bytes:
         graph.clear()
@@ -82,7 +83,7 @@ def in_integers(graph: QuantizedGraph, golden: Golden, rest: Callable[[], None],
             graph.as_integers(one, spread, twice=one.output in twice)
         return graph.written()
 
-    if not golden.feeds or not matrices:
+    if not tried:
         return written(0.0)
     off = {}
     for power in POWERS:
@@ -136,9 +137,14 @@ def calibrated(file: Path, golden: Golden, weights: Sequence[Weights]) -> bytes:
 
 
 def _spread(name: str, matrices: Sequence[Weights], sizes: Mapping[str, Array], power: float) -> Array:
-    """What an input's places are divided by, about 1: more where they are large and their weights are small."""
+    """What an input's places are divided by, about 1: more where they are large and their weights are small.
+
+    None counts as smaller than the usual: what no golden input used may be large in others.
+    """
+    usual = float(np.median(sizes[name][sizes[name] > _SMALLEST])) if (sizes[name] > _SMALLEST).any() else 1.0
+    largest = np.maximum(sizes[name], usual)
     weights = np.max([np.abs(one.values).max(axis=0) for one in matrices if one.input == name], axis=0)
-    spread = sizes[name] ** power / np.maximum(weights, _SMALLEST) ** (1 - power)
+    spread = largest**power / np.maximum(weights, _SMALLEST) ** (1 - power)
     even: Array = (spread / np.exp(np.log(spread).mean())).astype(np.float32)
     return even
 
