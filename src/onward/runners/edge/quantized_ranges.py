@@ -23,7 +23,8 @@ POWERS = (0.0, 0.5, 0.6, 0.65, 0.7, 0.8)
 """How much of the difference in size between a matrix's inputs is moved to its weights; 0: none."""
 _SMALLEST = 1e-5
 _MOST_TWICE = 0.5
-_WORTH_IT = 0.99
+_WORTH_IT = 0.995
+_LEAST_SIZE = 0.5
 
 Feeds = Sequence[Mapping[str, Array]]
 
@@ -139,10 +140,10 @@ def calibrated(file: Path, golden: Golden, weights: Sequence[Weights]) -> bytes:
 def _spread(name: str, matrices: Sequence[Weights], sizes: Mapping[str, Array], power: float) -> Array:
     """What an input's places are divided by, about 1: more where they are large and their weights are small.
 
-    None counts as smaller than the usual: what no golden input used may be large in others.
+    None counts as smaller than half of the usual: what no golden input used may be large in others.
     """
     usual = float(np.median(sizes[name][sizes[name] > _SMALLEST])) if (sizes[name] > _SMALLEST).any() else 1.0
-    largest = np.maximum(sizes[name], usual)
+    largest = np.maximum(sizes[name], usual * _LEAST_SIZE)
     weights = np.max([np.abs(one.values).max(axis=0) for one in matrices if one.input == name], axis=0)
     spread = largest**power / np.maximum(weights, _SMALLEST) ** (1 - power)
     even: Array = (spread / np.exp(np.log(spread).mean())).astype(np.float32)
