@@ -11,6 +11,8 @@ from onward.types import Array
 
 BLOCK = 32
 """Inputs that share a scale where a row has several: as few as onnxruntime's products of blocks are fast for."""
+STORED = 16
+"""The same where nothing is multiplied in blocks: finer, for a model of pictures changes its mind by little."""
 _SMALLEST = 1e-12
 _WORTH_A_SCALE = 8
 
@@ -43,6 +45,6 @@ def in_blocks(matrix: Array, bits: int, block: int = BLOCK) -> tuple[Array, Arra
 
 
 def dividing(inputs: int) -> int:
-    """The largest block of at most `BLOCK` inputs that a row is a whole number of; the row where that is too small."""
-    block = next(size for size in range(min(BLOCK, inputs), 0, -1) if inputs % size == 0)
+    """The largest block up to `STORED` that a row of so many inputs is made of; the row where that is too small."""
+    block = next(size for size in range(min(STORED, inputs), 0, -1) if inputs % size == 0)
     return block if block >= _WORTH_A_SCALE else inputs
