@@ -102,11 +102,16 @@ def host(sites: Path) -> Iterator[Host]:
 
 
 @pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
+def driver() -> Iterator[Any]:
     with sync_api.sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=browser(), args=ARGUMENTS)
-        yield running
-        running.close()
+        yield playwright
+
+
+@pytest.fixture(scope="module")
+def chromium(driver: Any) -> Iterator[Any]:
+    running = driver.chromium.launch(executable_path=browser(), args=ARGUMENTS)
+    yield running
+    running.close()
 
 
 @pytest.fixture
@@ -347,30 +352,29 @@ def test_packages_of_the_gallery_answer_in_a_browser_as_behind_the_server(
 
 
 @pytest.mark.weights
-def test_the_microphone_is_heard_window_by_window(tmp_path: Path) -> None:
+def test_the_microphone_is_heard_window_by_window(driver: Any, tmp_path: Path) -> None:
     spoken = GALLERY / "transcriber" / "1.0.0" / "examples" / "fox.wav"
     if not (GALLERY / "vad").is_dir() or not spoken.is_file():
         pytest.skip("vad and transcriber are not built: make gallery")
     export(GALLERY / "vad" / "1.0.0", tmp_path / "vad", "--inputs", "40")
     hosting = Host(tmp_path)
-    with sync_api.sync_playwright() as playwright:
-        microphone = f"--use-file-for-fake-audio-capture={spoken.absolute()}"  # again and again
-        running = playwright.chromium.launch(executable_path=browser(), args=[*ARGUMENTS, microphone])
-        page = running.new_page()
-        visit(page, hosting, "vad")
-        page.get_by_role("button", name="Listen").click()
-        page.get_by_text("Somebody is speaking.").wait_for()
-        page.get_by_text("Nobody is speaking.").wait_for()
-        save_screenshot(page, "edge-web-vad")
-        page.get_by_role("button", name="Stop listening").click()
-        page.get_by_text("The microphone is off.").wait_for()
-        running.close()
+    microphone = f"--use-file-for-fake-audio-capture={spoken.absolute()}"  # again and again
+    running = driver.chromium.launch(executable_path=browser(), args=[*ARGUMENTS, microphone])
+    page = running.new_page()
+    visit(page, hosting, "vad")
+    page.get_by_role("button", name="Listen").click()
+    page.get_by_text("Somebody is speaking.").wait_for()
+    page.get_by_text("Nobody is speaking.").wait_for()
+    save_screenshot(page, "edge-web-vad")
+    page.get_by_role("button", name="Stop listening").click()
+    page.get_by_text("The microphone is off.").wait_for()
+    running.close()
     hosting.stop()
 
 
 @pytest.mark.weights
 @pytest.mark.long
-def test_a_graphics_processor_gives_the_same_answers(tmp_path: Path) -> None:
+def test_a_graphics_processor_gives_the_same_answers(driver: Any, tmp_path: Path) -> None:
     """By the processor's emulation of one: hundreds of times slower, and just as exact."""
     if not (GALLERY / "embed").is_dir():
         pytest.skip("embed is not built: make gallery")
@@ -378,21 +382,20 @@ def test_a_graphics_processor_gives_the_same_answers(tmp_path: Path) -> None:
     package = open_package(GALLERY / "embed" / "1.0.0")
     texts = [str(item["text"]) for item in inputs_of(package, 30)[:4]]
     hosting = Host(tmp_path)
-    with sync_api.sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=browser(), args=[*ARGUMENTS, *SOFTWARE_GPU])
-        page = running.new_page()
-        page.goto(f"{hosting.url}/embed/LICENCES.txt")
-        told = page.evaluate(
-            """async (texts) => {
-                const { open } = await import("./onward.js");
-                const model = await open({ device: "webgpu" });
-                const answers = [];
-                for (const text of texts) answers.push(await model.answer(text));
-                return { answers, device: model.runtime.device };
-            }""",
-            texts,
-        )
-        running.close()
+    running = driver.chromium.launch(executable_path=browser(), args=[*ARGUMENTS, *SOFTWARE_GPU])
+    page = running.new_page()
+    page.goto(f"{hosting.url}/embed/LICENCES.txt")
+    told = page.evaluate(
+        """async (texts) => {
+            const { open } = await import("./onward.js");
+            const model = await open({ device: "webgpu" });
+            const answers = [];
+            for (const text of texts) answers.push(await model.answer(text));
+            return { answers, device: model.runtime.device };
+        }""",
+        texts,
+    )
+    running.close()
     hosting.stop()
     assert told["device"] == "webgpu"
     with Pipeline(package) as pipeline:

@@ -6,6 +6,7 @@ const NAME = new URL("./", location).pathname;
 const CACHE = `onward ${NAME} ${DIGEST}`;
 const HEADERS = { "Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Embedder-Policy": "require-corp" };
 const here = (path) => new URL(path, location).href;
+const passing = new Map(); // answers of the host that are to be kept, by path
 let files; // of the bundle, by path
 
 async function bundle() {
@@ -43,26 +44,42 @@ addEventListener("fetch", (event) => {
 	event.respondWith(answer(url.pathname.slice(NAME.length) || "index.html", request));
 });
 
-// The page wants to work without its host: everything that it may need is fetched now.
+// The page wants to work without its host: everything that it may need is fetched now, and what it has fetched is kept.
 addEventListener("message", (event) => event.waitUntil((async () => {
-	const wanted = [...(await bundle()).values()].filter(({ when }) => when !== "webgpu");
-	const found = await Promise.all(wanted.map(({ path }) => kept(path).then(({ ok }) => ok, () => false)));
+	const own = await bundle();
+	const wanted = [...own.values()].filter(({ path, when }) => when !== "webgpu" || passing.has(path));
+	const found = await Promise.all(wanted.map(({ path }) => kept(path, passing.get(path)).then(({ ok }) => ok, () => false)));
+	passing.clear();
 	event.ports[0].postMessage(found.every(Boolean));
 })()));
 
 async function answer(path, request) {
 	const own = await bundle().catch(() => new Map());
-	if (path === "bundle.json") return withHeaders((await (await caches.open(CACHE)).match(here(path))) ?? (await fetch(request)));
-	return own.has(path) ? withHeaders(await kept(path)) : fetch(request);
+	const cache = await caches.open(CACHE);
+	if (path === "bundle.json") return (await cache.match(here(path))) ?? fetch(request);
+	if (path.endsWith(".wasm")) return passed(path, request).catch(() => kept(path));
+	if (path.endsWith(".onnx")) return (await cache.match(here(path))) ?? passed(path, request);
+	return own.has(path) ? kept(path) : fetch(request); // scripts need the headers where there are threads
 }
 
-/** A file of the bundle: from the cache or, where it is what bundle.json says, from the host into it. */
-async function kept(path) {
+/**
+ * The host's own answer, to be kept later: the first answer need not wait for the cache, who reads a model checks it, and
+ * of WASM that comes from a host browsers keep the compiled code, which they do not of WASM from this cache.
+ */
+async function passed(path, request) {
+	const response = await fetch(request);
+	if (!response.ok) throw new Error(`${path}: ${response.status}`);
+	if (!(await (await caches.open(CACHE)).match(here(path)))) passing.set(path, response.clone());
+	return response;
+}
+
+/** A file of the bundle from the cache or, where it is what bundle.json says, from the host into it. */
+async function kept(path, passed) {
 	const cache = await caches.open(CACHE);
 	const found = await cache.match(here(path));
 	if (found) return found;
 	const { sha256, type } = (await bundle()).get(path);
-	const response = await fetch(here(path), { cache: "reload" });
+	const response = passed ?? (await fetch(here(path), { cache: "reload" }));
 	if (!response.ok) return response;
 	const data = await response.arrayBuffer();
 	const digest = Array.from(new Uint8Array(await crypto.subtle.digest("SHA-256", data)), (byte) => byte.toString(16).padStart(2, "0")).join("");
@@ -70,13 +87,7 @@ async function kept(path) {
 		const error = `${path} is not what bundle.json says; expected SHA-256 ${sha256}; found ${digest}`;
 		return Response.json({ code: "DIGEST_MISMATCH", error }, { status: 502 });
 	}
-	const whole = () => new Response(data, { headers: { "Content-Type": type, "Content-Length": data.byteLength } });
-	await cache.put(here(path), whole()).catch(() => {}); // no room: it is answered all the same
+	const whole = () => new Response(data, { headers: { ...HEADERS, "Content-Type": type, "Content-Length": data.byteLength } });
+	await cache.put(here(path), whole());
 	return whole();
-}
-
-function withHeaders(response) {
-	const headers = new Headers(response.headers);
-	for (const [name, value] of Object.entries(HEADERS)) headers.set(name, value);
-	return new Response(response.body, { status: response.status, statusText: response.statusText, headers });
 }

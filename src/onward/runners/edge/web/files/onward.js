@@ -134,22 +134,31 @@ async function fetched(path, read) {
 	return read(response);
 }
 
-/** The bytes of a graph, with `progress({file, read_bytes, size_bytes})` while they come. */
+/** The bytes of a graph, with `progress({file, read_bytes, size_bytes})` while they come; checked by their digest. */
 async function bytes(name, { files }, progress) {
 	const path = `package/${name}`;
-	const { size_bytes } = files.find((file) => file.path === path);
+	const { size_bytes, sha256 } = files.find((file) => file.path === path);
 	return fetched(path, async (response) => {
 		const data = new Uint8Array(size_bytes);
 		let read_bytes = 0;
 		for await (const part of chunks(response.body)) {
-			if (read_bytes + part.length > size_bytes) break;
-			data.set(part, read_bytes);
 			read_bytes += part.length;
+			if (read_bytes > size_bytes) break;
+			data.set(part, read_bytes - part.length);
 			progress({ file: name, read_bytes, size_bytes });
 		}
-		if (read_bytes !== size_bytes) throw new OnwardError("DIGEST_MISMATCH", `${path} is not what the bundle says`, { expected: `${size_bytes} bytes` });
+		const found = read_bytes === size_bytes ? await digest(data) : `${read_bytes} bytes`;
+		if (found && found !== sha256) {
+			throw new OnwardError("DIGEST_MISMATCH", `${path} is not what bundle.json says`, { expected: sha256, found });
+		}
 		return data;
 	});
+}
+
+/** The SHA-256 in hex, undefined where a page without HTTPS may not compute one. */
+async function digest(data) {
+	const found = await globalThis.crypto.subtle?.digest("SHA-256", data);
+	return found && Array.from(new Uint8Array(found), (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
 // Not every browser can iterate over a stream.
