@@ -151,6 +151,8 @@ def _environment(deployment: Deployment) -> str:
         f"export RAY_SERVE_HAPROXY_TUNE_BUFSIZE={BUFFER_BYTES}\n"
         f"export RAY_SERVE_HAPROXY_RETRY_ON='{retried}\n"
         "    option http-buffer-request'\n"
+        "# One loop for Serve's part and Onward's: answers leave in one piece, not the head before a replica dies.\n"
+        "export RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD=0\n"
         "# How often a replica tells the autoscaler what it holds.\n"
         "export RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S=2\n"
         "# How long a replica that is ending accepts on, while the proxies notice.\n"
