@@ -11,7 +11,7 @@ compile() {
 }
 compile serve
 compile pack --extra pack --extra decide --extra batch --extra llm --extra speech --extra phonemes --constraint requirements/serve.lock
-compile dev --extra pack --extra decide --extra batch --extra ray --extra llm --extra speech --extra phonemes --extra postgres --extra dev --constraint requirements/pack.lock
+compile dev --extra pack --extra decide --extra batch --extra ray --extra llm --extra speech --extra phonemes --extra postgres --extra sources --extra dev --constraint requirements/pack.lock
 annotate=--annotate  # by which `onward cloud` takes out what one image needs
 compile ../src/onward/runners/cloud/images --extra decide --extra postgres --extra llm --extra speech --extra phonemes --constraint requirements/dev.lock
 compile ../src/onward/runners/cloud/nodes --extra decide --extra postgres --extra batch --extra ray --extra llm --extra speech --extra phonemes --constraint requirements/dev.lock

@@ -122,6 +122,22 @@ class NotFound(OnwardError):
     exit_code = 66
 
 
+class SourceNotAllowed(OnwardError):
+    """Nothing may be fetched from this place."""
+
+    code = "SOURCE_NOT_ALLOWED"
+    status = 403
+    exit_code = 77
+
+
+class SourceUnreachable(OnwardError):
+    """The place that a package is fetched from does not give it."""
+
+    code = "SOURCE_UNREACHABLE"
+    status = 502
+    exit_code = 69
+
+
 class MethodNotAllowed(OnwardError):
     """This path does not take requests of this method."""
 

@@ -188,9 +188,11 @@ def sandboxed() -> None:
 
 
 @contextlib.contextmanager
-def serving(repository: Path, *options: str, ready: bool = True) -> Iterator[Server]:
+def serving(
+    repository: Path | str, *options: str, ready: bool = True, environment: Mapping[str, str] | None = None
+) -> Iterator[Server]:
     """`onward serve` in a process of its own, ready; at the end SIGTERM, which must end it with exit code 0."""
-    running = start(repository, *options)
+    running = start(repository, *options, environment=environment)
     try:
         if ready:
             wait_until_ready(running)
@@ -205,7 +207,7 @@ def serving(repository: Path, *options: str, ready: bool = True) -> Iterator[Ser
         running.log_file.unlink(missing_ok=True)
 
 
-def start(repository: Path, *options: str, environment: Mapping[str, str] | None = None) -> Server:
+def start(repository: Path | str, *options: str, environment: Mapping[str, str] | None = None) -> Server:
     """Start the server's process; it may not be ready yet. `environment` comes on top of this process's own."""
     port, admin_port = free_port(), free_port()
     command = [sys.executable, "-m", "onward", "serve", str(repository), *options]

@@ -37,7 +37,7 @@ def photo_crops() -> list[dict[str, Any]]:
         left, top = source.randint(0, image.width - side), source.randint(0, image.height - side)
         stream = io.BytesIO()
         cut = image.crop((left, top, left + side, top + side)).convert("RGB")
-        cut.save(stream, *(("JPEG",) if len(items) % 2 else ("PNG",)))
+        cut.save(stream, "JPEG" if len(items) % 2 else "PNG")
         items.append({"image": stream.getvalue()})
     return items
 

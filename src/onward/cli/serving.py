@@ -17,7 +17,7 @@ _PORT = click.IntRange(1, 65_535)
 
 
 @click.command()
-@click.argument("repository", type=click.Path(exists=True, path_type=Path))
+@click.argument("repository")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", type=_PORT, default=8000, show_default=True, help="Port for inference.")
 @click.option("--admin-port", type=_PORT, default=8002, show_default=True, help="Port for /admin, loopback only.")
@@ -43,15 +43,21 @@ _PORT = click.IntRange(1, 65_535)
 @click.option("--no-relay", is_flag=True, help="Leave carrying out actions to `onward relay`.")
 def serve(**chosen: Any) -> None:
     """Serve every package of REPOSITORY (or one package) over HTTP."""
+    from onward.package.sources import fetch, is_source
     from onward.runners.serve.server import ServeOptions
     from onward.runners.serve.server import serve as serve_repository
 
     if chosen["port"] == chosen["admin_port"]:
         raise UsageError("inference and admin need a port each", where="--admin-port", found=str(chosen["admin_port"]))
     log_to_stderr()
+    given = chosen.pop("repository")
+    repository = fetch(given) if is_source(given) else Path(given)
+    if not repository.exists():
+        raise UsageError("it does not exist", where=given, expected="a repository, a package or its address")
     settings = ServeOptions(
-        watch_interval_s=chosen.pop("watch_interval"), drain_grace_s=chosen.pop("drain_grace"), **chosen
-    )
+        repository=repository, watch_interval_s=chosen.pop("watch_interval"),
+        drain_grace_s=chosen.pop("drain_grace"), **chosen,
+    )  # fmt: skip
     try:
         serve_repository(settings)
     except SystemExit as left:  # uvicorn's way out where it cannot listen; it has said why

@@ -21,6 +21,7 @@ from onward.package.manifest import MANIFEST_FILE, Manifest
 from onward.package.pack import pack as pack_source
 from onward.package.package import Package, is_package, open_package
 from onward.package.repository import Repository
+from onward.package.sources import fetch, is_source
 from onward.runners import terminal
 from onward.streaming import STREAMING_BACKENDS, StreamingPipeline
 from onward.types import Blob, CancelToken, Field, Input, Item, Result, TensorSpec
@@ -165,7 +166,9 @@ def check_policy(folder: Path, manifest: Manifest) -> Rules | None:
 
 
 def find(package: str) -> Path:
-    """A package by its path, by the folder of its versions, or by its name in the default repository."""
+    """A package by its path, the folder of its versions, its name in the default repository, or where it is fetched."""
+    if is_source(package):
+        return fetch(package)
     path = Path(package)
     if is_package(path):
         return path
