@@ -98,10 +98,10 @@ class Node:
         return False
 
     def _processes(self) -> Iterator[tuple[int, str]]:
-        token = self.environment["RAY_AUTH_TOKEN"].encode()
+        own = self.environment["RAY_SERVE_HAPROXY_CONFIG_FILE_LOC"].encode()  # not the token: Ray hides it from some
         for one in Path("/proc").iterdir():
             with contextlib.suppress(OSError, ValueError):
-                if token in (one / "environ").read_bytes():
+                if own in (one / "environ").read_bytes():
                     yield int(one.name), (one / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
 
 
