@@ -97,12 +97,24 @@ class Node:
             return self.ask(READY)[0] == 200
         return False
 
-    def _processes(self) -> Iterator[tuple[int, str]]:
-        own = self.environment["RAY_SERVE_HAPROXY_CONFIG_FILE_LOC"].encode()  # not the token: Ray hides it from some
+    def _processes(self) -> list[tuple[int, str]]:
+        """Ours with their command lines: by the environment, or, where a title was written over that, by the parent."""
+        own = self.environment["RAY_SERVE_HAPROXY_CONFIG_FILE_LOC"].encode()
+        found: set[int] = set()
+        parents: dict[int, int] = {}
+        lines: dict[int, str] = {}
         for one in Path("/proc").iterdir():
             with contextlib.suppress(OSError, ValueError):
+                pid = int(one.name)
+                parents[pid] = int((one / "stat").read_text().rpartition(")")[2].split()[1])
+                lines[pid] = (one / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
                 if own in (one / "environ").read_bytes():
-                    yield int(one.name), (one / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                    found.add(pid)
+        grown = -1
+        while grown != len(found):
+            grown = len(found)
+            found |= {pid for pid, parent in parents.items() if parent in found}
+        return [(pid, lines[pid]) for pid in sorted(found) if pid in lines]
 
 
 def exported(package: Path, out: Path, **more: Any) -> Path:
@@ -141,7 +153,7 @@ def started(folder: Path, **more: str) -> Iterator[Node]:
         _wait_for_dashboard(node, process, place / "log")
         yield node
     finally:
-        for pid, _ in [*node._processes()]:  # nobody waits for what Ray would put away
+        for pid, _ in node._processes():  # nobody waits for what Ray would put away
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         process.wait()
