@@ -24,7 +24,13 @@ NAMES = [
     "transcriber", "voice-assistant", "ocr", "vad",
 ]  # fmt: skip
 # Whose code and data a package's build reads besides its own.
-_BORROWS = {"embed": ("intent",), "transcriber": ("voice",), "vad": ("transcriber", "voice"), "moderation": ("vision",), "support": ("intent",)}
+_BORROWS = {
+    "embed": ("intent",),
+    "transcriber": ("voice",),
+    "vad": ("transcriber", "voice"),
+    "moderation": ("vision",),
+    "support": ("intent",),
+}
 # What is made of packages: its build is given the repository, in which they are.
 _OF_PACKAGES = ("voice-assistant",)
 # What no build runs: runners, and what only they use.
