@@ -82,6 +82,23 @@ def _draw_starts(title: str, by_name: dict[str, Any], path: Path) -> None:
     pyplot.close(figure)
 
 
+def draw_growth(found: dict[str, Any], path: Path) -> None:
+    """Time and memory of a scoring job by its rows: `bench.scoring`'s workload "growth"."""
+    rows = sorted(map(int, found))
+    figure, (time, memory) = pyplot.subplots(1, 2, figsize=(8.4, 3.6))
+    time.loglog(rows, [found[str(one)]["wall_s"] for one in rows], marker="o", color=COLOURS["onward"])
+    time.loglog(rows, [found[str(rows[-1])]["wall_s"] * one / rows[-1] for one in rows], ":", color=COLOURS["limit"])
+    time.set_title("seconds; dotted: in proportion")
+    memory.semilogx(rows, [found[str(one)]["memory_bytes"] / 1e6 for one in rows], marker="o", color=COLOURS["onward"])
+    memory.set_ylim(bottom=0)
+    memory.set_title("MB of memory at most")
+    for axis in (time, memory):
+        axis.set_xlabel("rows")
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
 def draw_scale_out(found: dict[str, Any], path: Path) -> None:
     """p99 by replicas at a load of 0.8, by how a replica is chosen; last, replicas that follow a growing load."""
     packages = found["packages"]
