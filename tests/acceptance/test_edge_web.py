@@ -266,6 +266,7 @@ BAD_LOANS: list[dict[str, Any]] = [
     {}, {"amount": "much"}, {"amount": 1.0}, {"amount": 1e39}, {"amount": None}, {"amount": True}, {"income": -1},
     {"income": [1.0]}, {"years_employed": 6.5}, {"years_employed": 61}, {"years_employed": 2**40}, {"purpose": "boat"},
     {"purpose": 1}, {"customer": 1}, {"customer": "true"}, {"colour": "red"}, {"years_employed": None},
+    {"amount": 100}, {"amount": 50000.0}, {"amount": 50000.001}, {"amount": 50000.002}, {"toString": 1},
 ]  # fmt: skip
 BAD_PICTURES: list[dict[str, Any]] = [
     {"image": b""}, {"image": b"no picture"}, {"image": png((1, 2, 3), (8, 8))[:40]}, {"image": 7}, {"image": None}, {},

@@ -41,7 +41,7 @@ export function checkNames(fields, item) {
 
 /** The item's value, or the default where it is missing or null; undefined for an optional field without one. */
 export function valueOf(field, item) {
-	const value = item[field.name] ?? field.default;
+	const value = (Object.hasOwn(item, field.name) ? item[field.name] : undefined) ?? field.default;
 	if (value === undefined && field.required) throw wrong("MISSING_INPUT", field.name, described(field));
 	return value;
 }
@@ -65,6 +65,12 @@ export function checkRange({ name, minimum, maximum }, value) {
 	if (!(value < minimum) && !(value > maximum)) return;
 	const expected = maximum === undefined ? `at least ${minimum}` : minimum === undefined ? `at most ${maximum}` : `${minimum} to ${maximum}`;
 	throw wrong("OUT_OF_RANGE", name, expected, String(value));
+}
+
+/** The field with its range as FP32 holds it: what is compared has been rounded, too. */
+export function narrowed({ name, minimum, maximum }) {
+	const narrow = (bound) => (bound === undefined ? bound : Math.fround(bound));
+	return { name, minimum: narrow(minimum), maximum: narrow(maximum) };
 }
 
 /** A field's type in words: `FP32 of shape [3]`. */
@@ -120,7 +126,8 @@ function number(field, value) {
 	if (datatype.startsWith("FP")) {
 		const real = Number(value);
 		checkFinite(field, real);
-		checkRange(field, datatype === "FP32" ? Math.fround(real) : real);
+		if (datatype === "FP32") checkRange(narrowed(field), Math.fround(real));
+		else checkRange(field, real);
 		return real;
 	}
 	if (!isBig && !Number.isInteger(value)) throw wrong("WRONG_DATATYPE", name, described(field), shown(value));

@@ -1,7 +1,7 @@
 // The first step of inference: bring one item to the form the model was trained on, as the bundle says.
 
 import { OnwardError, wrong } from "./errors.js";
-import { checkFinite, checkInteger, checkNames, checkRange, described, fieldTensor, shown, tensor, valueOf } from "./fields.js";
+import { checkFinite, checkInteger, checkNames, checkRange, described, fieldTensor, narrowed, shown, tensor, valueOf } from "./fields.js";
 import { pixelsOf } from "./images.js";
 
 const MAX_ENTITY_BYTES = 256;
@@ -33,7 +33,7 @@ export async function preparation({ inputs, prepare: steps, profile, defaults, l
 /** With the features' defaults for inputs that are left out; there is no history on a device. */
 function filled(item, profile, defaults, inputs) {
 	if (!profile || item === null || typeof item !== "object") return item;
-	const entity = item[profile];
+	const entity = Object.hasOwn(item, profile) ? item[profile] : undefined;
 	if (entity !== undefined && entity !== null) {
 		const length = typeof entity === "string" ? new TextEncoder().encode(entity).length : 0;
 		if (typeof entity !== "string") throw wrong("WRONG_DATATYPE", profile, "text that names an entity", shown(entity));
@@ -41,7 +41,8 @@ function filled(item, profile, defaults, inputs) {
 			throw wrong("INVALID_INPUT", profile, `1 to ${MAX_ENTITY_BYTES} bytes of UTF-8`, `${length} bytes`);
 		}
 	}
-	const missing = inputs.filter(({ name }) => name in defaults && (item[name] ?? null) === null);
+	const isMissing = (name) => !Object.hasOwn(item, name) || item[name] === undefined || item[name] === null;
+	const missing = inputs.filter(({ name }) => Object.hasOwn(defaults, name) && isMissing(name));
 	return missing.length ? { ...item, ...Object.fromEntries(missing.map(({ name }) => [name, defaults[name]])) } : item;
 }
 
@@ -79,10 +80,7 @@ function table({ output, unknown }, columns) {
 		}
 		return Number(value);
 	};
-	const bounds = columns.map(({ name, minimum, maximum }) => {
-		const narrow = (bound) => (bound === undefined ? bound : Math.fround(bound));
-		return { name, minimum: narrow(minimum), maximum: narrow(maximum) };
-	});
+	const bounds = columns.map(narrowed);
 	return (item) => {
 		const row = Float32Array.from(columns, (field) => cell(field, valueOf(field, item)));
 		row.forEach((value, column) => checkRange(bounds[column], value));
