@@ -128,8 +128,6 @@ def fetch(text: str, *, allowed: tuple[Source, ...] | None = None, cache: Path |
             )
         making.replace(kept)
     except OSError as error:
-        if error.filename is None and error.errno is None:
-            raise
         raise SourceUnreachable(f"it cannot be kept: {error.strerror}", where=source.address) from None
     finally:
         making.unlink(missing_ok=True)

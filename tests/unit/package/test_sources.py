@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import http.server
 import threading
@@ -204,3 +205,16 @@ def test_scheme_host_and_usual_port_are_the_same_however_they_are_written() -> N
 @pytest.mark.parametrize("text", ["models/x", "/a/b", "fraud==1.0.0", "C:\\x", ""])
 def test_paths_and_names_are_no_sources(text: str) -> None:
     assert not is_source(text)
+
+
+def test_a_disk_that_is_full_is_said_and_nothing_is_kept(
+    host: Any, archive: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    host.says = saying(archive)
+    monkeypatch.setattr(sources.os, "fsync", full)
+    with pytest.raises(SourceUnreachable, match="No space left"):
+        fetch(named(host, archive), allowed=allowed_sources(host.url), cache=tmp_path)
+    assert list((tmp_path / "archives").iterdir()) == []
