@@ -19,6 +19,7 @@ from onward.types import Array
 MAX_FILE_BYTES = 256 << 20
 
 Record: TypeAlias = dict[str, Any]
+_WHOLE = 1e15
 _PLACE = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
@@ -59,7 +60,16 @@ class CatalogueReading:
             raise ExecutionError("the model gave a reason without a text", expected=expected, found=str(number))
         about = {} if because is None else self._records.get(because, {})
         # A key that the record lacks stays as it is written: a person sees what is missing.
-        return _PLACE.sub(lambda place: str(about.get(place[1], place[0])), texts[number])
+        return _PLACE.sub(lambda place: _word(about[place[1]]) if place[1] in about else place[0], texts[number])
+
+
+def _word(value: Any) -> str:
+    """A record's value inside a text: text as it is, all else as JSON, and 4.0 as 4, as a browser writes it, too."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, float) and value.is_integer() and abs(value) < _WHOLE:
+        value = int(value)
+    return msgspec.json.encode(value).decode()
 
 
 def read_catalogue(file: Path) -> dict[int, Record]:

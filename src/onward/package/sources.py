@@ -12,7 +12,7 @@ import os
 import re
 import secrets
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,9 +118,9 @@ def fetch(text: str, *, allowed: tuple[Source, ...] | None = None, cache: Path |
     kept = folder / f"{source.sha256}.onward"
     if kept.is_file():  # named by what it holds; opening it verifies what is inside
         return kept
-    folder.mkdir(parents=True, exist_ok=True)
     making = folder / f".fetching-{secrets.token_hex(8)}"
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         found = _download(source, making, progress)
         if found != source.sha256:
             raise DigestMismatch(
@@ -130,7 +130,8 @@ def fetch(text: str, *, allowed: tuple[Source, ...] | None = None, cache: Path |
     except OSError as error:
         raise SourceUnreachable(f"it cannot be kept: {error.strerror}", where=source.address) from None
     finally:
-        making.unlink(missing_ok=True)
+        with suppress(OSError):  # where the folder is none, there is nothing to remove
+            making.unlink(missing_ok=True)
     return kept
 
 
@@ -248,5 +249,5 @@ def _source(parts: SplitResult, text: str, *, sha256: str = "") -> Source:
 
 def _shown(text: str) -> str:
     """An address for an error: without credentials and query, and not longer than a person reads."""
-    shown = re.sub(r"//[^/@]*@", "//…@", text.split("#")[0].split("?")[0])
-    return ascii(shown[:120])[1:-1]
+    shown = re.sub(r"//.*@", "//***@", text, flags=re.DOTALL)  # all that could be a password, whatever is in it
+    return ascii(re.split(r"[#?]", shown)[0][:120])[1:-1]

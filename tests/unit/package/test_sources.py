@@ -176,6 +176,26 @@ def test_an_address_that_two_programs_could_read_differently_is_refused_and_no_s
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "secret", ["secret", "pa/secret", "p@secret", "p?secret", "p#secret", "p//secret", "a@b@secret"]
+)
+@pytest.mark.parametrize("where", ["https", "s3", "ftp"])
+def test_no_password_is_repeated_whatever_is_in_it(where: str, secret: str) -> None:
+    for text in (f"{where}://me:{secret}@h.com/x.onward", f"{where}://me:{secret}@h.com/x.onward#sha256={DIGEST}"):
+        with pytest.raises(UsageError) as caught:
+            parse_source(text)
+        assert "secret" not in str(caught.value) and "me:" not in str(caught.value)
+        with pytest.raises(UsageError) as caught:
+            allowed_sources(text)
+        assert "secret" not in str(caught.value)
+
+
+def test_a_cache_that_cannot_be_written_is_said(host: Any, archive: bytes, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder", "utf-8")
+    with pytest.raises(SourceUnreachable, match="cannot be kept"):
+        fetch(named(host, archive), allowed=allowed_sources(host.url), cache=tmp_path / "file")
+
+
 PIECES = st.sampled_from(
     ["a", "models", "..", ".", "", "%2e%2e", "@", "evil", ":443", ":80", "\\", "#", "?", "/", "//", "host", "HOST", "."]
 )

@@ -15,9 +15,8 @@ from pathlib import Path
 import msgspec
 
 from onward.errors import ExecutionError, InputError
-from onward.generate.answer import readable
 from onward.opening import open_pipeline
-from onward.runners.agreement.comparison import Answer
+from onward.runners.agreement.comparison import Answer, as_told
 from onward.runners.agreement.inputs import as_json
 from onward.runners.local import DEFAULT_REPOSITORY
 from onward.types import Item
@@ -35,7 +34,7 @@ def local(package: Path, items: Sequence[Item], place: Path) -> list[Answer]:
         answers: list[Answer] = []
         for item in items:
             try:
-                answers.append(readable(pipeline(item)))
+                answers.append(as_told(pipeline(item)))
             except InputError as error:
                 answers.append({"error": error.code})
         return answers

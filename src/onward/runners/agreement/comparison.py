@@ -7,7 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import msgspec
+
+from onward.generate.answer import readable
 from onward.package.examples import TOLERANCE
+from onward.types import Result
 
 Answer: TypeAlias = Mapping[str, Any]
 """An answer as JSON holds it; {"error": code} where the input was refused."""
@@ -26,6 +30,12 @@ class Agreement:
     agreeing: int
     difference: float
     first: str = ""
+
+
+def as_told(result: Result) -> Answer:
+    """A result's answer as a server tells it: numbers that are none become null."""
+    told: Answer = msgspec.json.decode(msgspec.json.encode(readable(result)))
+    return told
 
 
 def compare(

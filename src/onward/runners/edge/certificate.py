@@ -7,11 +7,10 @@ from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
 
 from onward.errors import InputError, RunnersDisagree
-from onward.generate.answer import readable
 from onward.package.examples import TOLERANCE, read_examples
 from onward.package.package import Package
 from onward.pipeline import Pipeline
-from onward.runners.agreement.comparison import Answer, compare
+from onward.runners.agreement.comparison import Answer, as_told, compare
 from onward.runners.agreement.inputs import inputs_of
 from onward.types import Item
 
@@ -91,6 +90,6 @@ def as_record(certificate: Certificate) -> dict[str, Any]:
 
 def _answer(pipeline: Pipeline, item: Item) -> Answer:
     try:
-        return readable(pipeline(item))
+        return as_told(pipeline(item))
     except InputError as error:
         return {"error": error.code}

@@ -17,6 +17,8 @@ import sys  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any, TextIO  # noqa: E402
 
+import msgspec  # noqa: E402
+
 from onward.errors import InputError, OnwardError  # noqa: E402
 from onward.generate.answer import readable  # noqa: E402
 from onward.package.examples import check_example, read_examples  # noqa: E402
@@ -59,7 +61,7 @@ def _answer(pipeline: Pipeline, argument: str, errors: TextIO) -> int:
 
 
 def _say(answer: Any) -> None:
-    sys.stdout.write(json.dumps(answer, ensure_ascii=False) + "\n")
+    sys.stdout.write(msgspec.json.encode(answer).decode() + "\n")  # a number that is none becomes null
 
 
 def _input(argument: str, pipeline: Pipeline) -> Any:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from onward.package.assembly import assemble
-from onward.package.digest import LOCK_FILE, read_lock
+from onward.package.digest import LOCK_FILE
 from onward.package.examples import Example, read_examples, write_examples
 from onward.package.package import Package
 from onward.pipeline import Pipeline
@@ -47,7 +47,7 @@ def smaller_package(
             answered = [_answered(example, pipeline) for example in examples]
         shutil.rmtree(folder / "examples", ignore_errors=True)  # the files are in the lines now
         write_examples(folder, answered)
-    return assemble(folder, parity=read_lock(package.folder).parity), trials
+    return assemble(folder), trials  # without the original's bounds, which nobody has measured for this one
 
 
 def _answered(example: Example, pipeline: Pipeline) -> Example:

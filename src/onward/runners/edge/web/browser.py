@@ -8,12 +8,15 @@ import shutil
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from onward.errors import ExecutionError, MissingExtra
 from onward.runners.agreement.inputs import as_json
@@ -25,6 +28,7 @@ _ARGUMENTS = (
     "--disable-component-update", "--disable-extensions", "--mute-audio",
 )  # fmt: skip
 _STOP_S = 10.0
+_LOOK_S = 0.1
 _PAGE = (
     b"""<!doctype html><meta charset="utf-8"><title>Onward</title><script type="module" src="/.checking.js"></script>"""
 )
@@ -57,7 +61,7 @@ def answers_in_browser(bundle: Path, items: Sequence[Item], *, timeout_s: float 
     executable = browser()
     if executable is None:
         raise MissingExtra("there is no browser to run the bundle in", expected=f"one of {', '.join(BROWSERS)}")
-    questions = json.dumps([_marked(item) for item in items]).encode()
+    questions = msgspec.json.encode([_marked(item) for item in items])
     told = threading.Event()
     results: dict[str, Any] = {}
 
@@ -75,13 +79,17 @@ def answers_in_browser(bundle: Path, items: Sequence[Item], *, timeout_s: float 
         argv = [executable, *_ARGUMENTS, *sandbox, f"--user-data-dir={profile}", url]
         process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
-            came = told.wait(timeout_s)
+            until_s = time.monotonic() + timeout_s
+            while not told.wait(_LOOK_S) and process.poll() is None and time.monotonic() < until_s:
+                pass
+            came, ended = told.is_set(), process.poll()
         finally:
             _end(process)
             host.shutdown()
             host.server_close()
     if not came:
-        raise ExecutionError("the browser does not answer", expected=f"all answers within {timeout_s:g} s")
+        found = "" if ended is None else f"a browser that ended with {ended}"
+        raise ExecutionError("the browser does not answer", expected=f"all answers within {timeout_s:g} s", found=found)
     if "failure" in results:
         raise ExecutionError("the bundle does not run in the browser", found=str(results["failure"])[:1000])
     return Answered(**results)

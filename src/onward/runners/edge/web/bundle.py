@@ -14,7 +14,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from onward.errors import NotForEdge
+from onward.generate.catalogue import read_catalogue
 from onward.package.examples import Example, read_examples
 from onward.package.graphcheck import check_graph, domains
 from onward.package.package import Package, graph_files
@@ -29,6 +32,7 @@ from onward.package.records import (
     Table,
     Tokenize,
 )
+from onward.package.tensors import graph_tensors
 from onward.prepare.profile import Features
 from onward.runners.edge.web.npm import ONNXRUNTIME, TOKENIZERS, library
 from onward.types import Field
@@ -38,6 +42,7 @@ _PAGE = Path(__file__).parents[2] / "serve" / "page"  # the form and the answer 
 _PAGE_FILES = ("page.js", "page.css", "icon.svg", "microphone.js")
 _RUNTIME = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
 _WEBGPU = ("ort.jspi.min.mjs", "ort-wasm-simd-threaded.jspi.mjs", "ort-wasm-simd-threaded.jspi.wasm")
+_EXACT = 2**53
 _WEBGPU_FROM_BYTES = 4_000_000  # below that, WASM is done before a GPU has been asked
 _READABLE = (Table, Tokenize, DecodeImage, PrepareGraph, Labels, Named, Catalogue, JsonText, GenerateGraph)
 _TYPES = {
@@ -73,6 +78,17 @@ def check_bundle(package: Package) -> None:
     for graph in graph_files(manifest):
         if check_graph(package.folder / graph, package.folder):
             raise NotForEdge("a browser reads a graph from one file", where=graph, expected="a model with its weights")
+        halves = [
+            spec.name for specs in graph_tensors(package.folder / graph) for spec in specs if spec.datatype == "FP16"
+        ]
+        if halves:
+            raise NotForEdge(
+                where=graph, expected="tensors between graphs in whole datatypes", found=f"{halves[0]}: FP16"
+            )
+    for step in manifest.generate:
+        if isinstance(step, Catalogue) and any(abs(one) > _EXACT for one in read_catalogue(package.folder / step.file)):
+            expected = "ids up to 2^53, as JavaScript's numbers hold them"
+            raise NotForEdge(where=step.file, expected=expected)
 
 
 def write_bundle(
@@ -172,7 +188,7 @@ def _write_package(package: Package, folder: Path) -> None:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, folder / name)
     examples = [_example(example, index, folder) for index, example in enumerate(read_examples(package.folder))]
-    (folder / "examples.json").write_text(json.dumps(examples, ensure_ascii=False), "utf-8")
+    (folder / "examples.json").write_bytes(msgspec.json.encode(examples))  # a number that is none becomes null
 
 
 def _example(example: Example, index: int, folder: Path) -> dict[str, Any]:
