@@ -70,10 +70,21 @@ class Models:
         self._accepting = True
         self._scanned = False
         self._expected: set[str] | None = None
+        self._scanning = asyncio.Lock()
+        # Not ready whatever is served: other workers of the same server are not.
+        self.held = False
+        # Models that are not to be served whatever is on the disk, and versions that did not load in another worker.
+        self.unloaded: set[str] = set()
+        self.avoided: frozenset[tuple[str, str]] = frozenset()
 
     @property
     def ready(self) -> bool:
         """Every model found at the start, and not removed since, is served. Those that came later do not count."""
+        return self.complete and not self.held
+
+    @property
+    def complete(self) -> bool:
+        """The same of this process alone, where several serve together."""
         return self._accepting and self._scanned and all(name in self._served for name in self._expected or ())
 
     def names(self) -> list[str]:
@@ -112,8 +123,35 @@ class Models:
         """The counters of every served version that streams."""
         return [served.stream_metrics for served in self.all() if isinstance(served, StreamedModel)]
 
+    async def load(self, name: str) -> None:
+        """Look for a model's versions now, and serve it again if it was unloaded.
+
+        Raises `ModelNotFound`, or `Unavailable` where none of its versions loads.
+        """
+        async with self._scanning:
+            self.unloaded.discard(name)
+            await self._scan_model(name)
+            await self._load_waiting()
+        self.get(name)
+
+    async def unload(self, name: str) -> None:
+        """Serve none of a model's versions, whatever is on the disk, until it is loaded; what is queued is answered.
+
+        Raises `ModelNotFound`, or `PackageError` where a package of stages needs it.
+        """
+        async with self._scanning:
+            self.get(name)
+            if self._pinned(name):
+                raise PackageError("a package of stages that is served needs this model", where=name)
+            self.unloaded.add(name)
+            await self._scan_model(name)
+
     async def scan(self) -> None:
         """Serve the newest versions of each model that load, and no longer what is gone. What goes wrong is logged."""
+        async with self._scanning:
+            await self._scan()
+
+    async def _scan(self) -> None:
         try:
             on_disk = await self._in_loader(self._names_on_disk)
         except Exception as error:  # the next scan finds it better, perhaps; the one after that should still come
@@ -134,6 +172,8 @@ class Models:
             for version in reversed(on_disk):
                 if len(kept) == self._keep_versions:
                     break
+                if (name, version) in self.avoided:
+                    continue
                 walked.add(version)
                 if await self._is_up(name, version):
                     kept.append(version)
@@ -197,6 +237,8 @@ class Models:
         return self._repository.names()
 
     def _versions_on_disk(self, name: str) -> tuple[str, ...]:
+        if name in self.unloaded:
+            return ()
         try:
             return self._repository.versions(name)
         except ModelNotFound:
