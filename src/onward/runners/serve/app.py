@@ -101,15 +101,15 @@ class Endpoints:
     def __init__(self, models: Models, policies: Policies | None) -> None:
         self._models = models
         self._policies = policies
-        self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(ModelCollector(models.metrics))
-        self._registry.register(StreamCollector(models.stream_metrics))
+        self.registry = CollectorRegistry(auto_describe=False)
+        self.registry.register(ModelCollector(models.metrics))
+        self.registry.register(StreamCollector(models.stream_metrics))
         if policies is not None:
-            self._registry.register(DecisionCollector(policies.metrics, policies.backlog))
+            self.registry.register(DecisionCollector(policies.metrics, policies.backlog))
 
     def show_metrics(self, collector: Collector) -> None:
         """Tell these counters, too."""
-        self._registry.register(collector)
+        self.registry.register(collector)
 
     async def live(self, request: Request) -> Response:
         """The process answers."""
@@ -161,7 +161,7 @@ class Endpoints:
         """Prometheus' text format."""
         if self._policies is not None:
             await self._policies.refresh_backlog()
-        return Response(generate_latest(self._registry), media_type=CONTENT_TYPE_LATEST)
+        return Response(generate_latest(self.registry), media_type=CONTENT_TYPE_LATEST)
 
     async def decision(self, request: Request) -> Response:
         """A recorded decision and where its actions stand; `wait_s` waits until they are settled."""
@@ -388,4 +388,5 @@ def make_app(models: Models, policies: Policies | None = None) -> Starlette:
     handlers = {OnwardError: on_onward_error, HTTPException: on_http_error}
     app = Starlette(routes=[*routes, *openai_routes(models)], exception_handlers=handlers)
     app.state.metrics = on.metrics  # the admin port shows the same
+    app.state.registry = on.registry
     return app
