@@ -214,6 +214,42 @@ class RunnersDisagree(PackageError):
     code = "RUNNERS_DISAGREE"
 
 
+class BeyondBounds(OnwardError):
+    """What was measured is beyond the stated bounds."""
+
+    code = "BEYOND_BOUNDS"
+    status = 500
+    exit_code = 65
+
+
+class PolicyError(ManifestError):
+    """The policy is not valid."""
+
+    code = "INVALID_POLICY"
+
+
+class PolicyTestFailed(PackageError):
+    """A test of the policy gives another decision than it expects."""
+
+    code = "POLICY_TEST_FAILED"
+
+
+class ArgumentRefused(OnwardError):
+    """An action's argument is not what the action takes."""
+
+    code = "ARGUMENT_REFUSED"
+    status = 422
+    exit_code = 65
+
+
+class MissingExtra(OnwardError):
+    """An optional part of Onward is needed and not installed."""
+
+    code = "MISSING_EXTRA"
+    status = 500
+    exit_code = 69
+
+
 class PolicyError(ManifestError):
     """The policy is not valid."""
 

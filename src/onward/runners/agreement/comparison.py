@@ -46,7 +46,7 @@ def compare(
     largest = 0.0
     first = ""
     for index, (expected, found) in enumerate(zip(reference, answers, strict=True)):
-        difference, where = _apart(expected, found, tolerance)
+        difference, where = apart(expected, found, tolerance)
         largest = max(largest, difference)
         if where:
             first = first or f"input {index}{where}"
@@ -58,8 +58,8 @@ def compare(
     )
 
 
-def _apart(expected: Any, found: Any, tolerance: float) -> tuple[float, str]:
-    """The largest difference of numbers, and where two answers do not agree ("": they do)."""
+def apart(expected: Any, found: Any, tolerance: float) -> tuple[float, str]:
+    """The largest difference of numbers, and where two answers as JSON holds them do not agree ("": they do)."""
     if isinstance(expected, bool) or isinstance(found, bool) or expected is None or found is None:
         return 0.0, "" if expected is found else _told(expected, found)
     if isinstance(expected, int | float) and isinstance(found, int | float):
@@ -70,14 +70,14 @@ def _apart(expected: Any, found: Any, tolerance: float) -> tuple[float, str]:
     if isinstance(expected, Mapping) and isinstance(found, Mapping):
         if expected.keys() != found.keys():
             return 0.0, _told(sorted(expected), sorted(found))
-        return _worst((f".{name}", _apart(expected[name], found[name], tolerance)) for name in expected)
+        return _worst((f".{name}", apart(expected[name], found[name], tolerance)) for name in expected)
     if isinstance(expected, list) and isinstance(found, list):
         if len(expected) != len(found):
             return 0.0, _told(f"{len(expected)} values", f"{len(found)} values")
         if _is_ranking(expected) and _is_ranking(found):
             expected, found = _by_score(expected), _by_score(found)
         pairs = enumerate(zip(expected, found, strict=True))
-        return _worst((f"[{index}]", _apart(one, other, tolerance)) for index, (one, other) in pairs)
+        return _worst((f"[{index}]", apart(one, other, tolerance)) for index, (one, other) in pairs)
     return 0.0, "" if expected == found else _told(expected, found)
 
 
@@ -103,10 +103,13 @@ def _is_ranking(values: Sequence[Any]) -> bool:
 
 def _by_score(ranking: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Neighbours whose scores are equal but for rounding may change places: they are told apart by name."""
-    return sorted(
-        (dict(one) for one in ranking),
-        key=lambda one: (-round(one["score"], 4), *(str(value) for name, value in one.items() if name != "score")),
-    )
+
+    def place(one: Mapping[str, Any]) -> tuple[Any, ...]:
+        score = one["score"]  # null where it is no number, or infinite
+        rounded = -round(score, 4) if isinstance(score, int | float) else math.inf
+        return (rounded, *(str(value) for name, value in one.items() if name != "score"))
+
+    return sorted((dict(one) for one in ranking), key=place)
 
 
 def _told(expected: Any, found: Any) -> str:
