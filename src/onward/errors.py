@@ -114,6 +114,13 @@ class TooLarge(InputError):
     status = 413
 
 
+class TooSlow(InputError):
+    """The request came too slowly."""
+
+    code = "TOO_SLOW"
+    status = 408
+
+
 class NotFound(OnwardError):
     """There is nothing of that name here."""
 
@@ -172,6 +179,18 @@ class DigestMismatch(PackageError):
     code = "DIGEST_MISMATCH"
 
 
+class NotSigned(PackageError):
+    """The package is not signed, and only signed packages are taken here."""
+
+    code = "NOT_SIGNED"
+
+
+class SignatureRefused(PackageError):
+    """The signature is not by a trusted key, or is of other contents."""
+
+    code = "SIGNATURE_REFUSED"
+
+
 class RefusedGraph(PackageError):
     """The graph may not be served."""
 
@@ -188,6 +207,12 @@ class GoldenExampleFailed(PackageError):
     """A golden example does not give the output that the package promises."""
 
     code = "GOLDEN_EXAMPLE_FAILED"
+
+
+class NotInvariant(PackageError):
+    """The package promises answers that do not depend on company, and its model does not give them."""
+
+    code = "NOT_INVARIANT"
 
 
 class NotForEdge(PackageError):
@@ -250,32 +275,12 @@ class MissingExtra(OnwardError):
     exit_code = 69
 
 
-class PolicyError(ManifestError):
-    """The policy is not valid."""
+class KeyRefused(OnwardError):
+    """The key cannot be used for signatures."""
 
-    code = "INVALID_POLICY"
-
-
-class PolicyTestFailed(PackageError):
-    """A test of the policy gives another decision than it expects."""
-
-    code = "POLICY_TEST_FAILED"
-
-
-class ArgumentRefused(OnwardError):
-    """An action's argument is not what the action takes."""
-
-    code = "ARGUMENT_REFUSED"
-    status = 422
-    exit_code = 65
-
-
-class MissingExtra(OnwardError):
-    """An optional part of Onward is needed and not installed."""
-
-    code = "MISSING_EXTRA"
+    code = "KEY_REFUSED"
     status = 500
-    exit_code = 69
+    exit_code = 65
 
 
 class MissingProvider(OnwardError):

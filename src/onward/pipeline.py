@@ -30,6 +30,7 @@ from onward.types import Array, CancelToken, Event, Input, Item, Prepared, Resul
 
 if TYPE_CHECKING:
     from onward.dialogue.dialogue import Dialogue
+    from onward.execute.invariance import InvariantExecution
 
 
 class Pipeline:
@@ -60,6 +61,7 @@ class Pipeline:
             manifest, package.folder, tensors=[spec.name for spec in self.signature.tensor_outputs]
         )
         self.default_fetches = self.fetches()
+        self.invariant = _invariant(self) if manifest.batching.mode == "invariant" else None
 
     @classmethod
     def open(cls, path: str | Path, *, check: bool = True, decide: bool = True) -> Pipeline:
@@ -144,7 +146,13 @@ class Pipeline:
         return collate(self.model.inputs, items, rows, pad=self.manifest.batching.pad, bucket=bucket)
 
     def run(self, feeds: Mapping[str, Array], fetches: Sequence[str]) -> list[Array]:
-        """One forward pass of the model and the generate graph over one batch."""
+        """The model and the generate graph over one batch: one forward pass; in invariant mode as many as it takes."""
+        if self.invariant is not None:
+            return self.invariant(feeds, fetches)
+        return self.forward(feeds, fetches)
+
+    def forward(self, feeds: Mapping[str, Array], fetches: Sequence[str]) -> list[Array]:
+        """One forward pass over the batch as it is."""
         if self._after is None:
             return self.model.run(feeds, fetches)
         names = [spec.name for spec in self._after.inputs]
@@ -180,6 +188,11 @@ class Pipeline:
     def providers(self) -> tuple[str, ...]:
         """The execution providers that the model runs on, first choice first; empty for Python code."""
         return tuple(getattr(self.model, "providers", ()))
+
+    @property
+    def batch_rows(self) -> int:
+        """The most rows that run together here: the manifest's, or fewer where more would change answers."""
+        return self.manifest.batching.max_batch_size if self.invariant is None else self.invariant.shapes.most_rows
 
     def blank(self) -> Prepared:
         """One row of zeros, for warming up a package that brings no examples (a model may refuse it)."""
@@ -223,6 +236,20 @@ def _groups(prepared: Sequence[Prepared], limit: int, key: Any) -> Iterator[list
         rows += item.rows
     if group:
         yield group
+
+
+def _invariant(pipeline: Pipeline) -> InvariantExecution:
+    """What runs batches in shapes that do not change a row's bits."""
+    from onward.execute.certification import invariant_execution
+
+    def samples() -> list[Mapping[str, Array]]:
+        prepared = (pipeline.prepare(example.input) for example in read_examples(pipeline.package.folder))
+        return [one.tensors for one in prepared if one.rows == 1]
+
+    return invariant_execution(
+        pipeline.manifest, pipeline.package.id.digest, pipeline.providers, pipeline.model.inputs,
+        pipeline.signature.tensor_outputs, pipeline.forward, samples,
+    )  # fmt: skip
 
 
 def _policy(package: Package) -> Policy | None:

@@ -36,7 +36,7 @@ class Lane:
         self._loop = asyncio.get_running_loop()
         self.inline = inline
         self.scheduler = Scheduler(
-            max_batch_size=manifest.batching.max_batch_size,
+            max_batch_size=pipeline.batch_rows,
             max_queue_delay_us=manifest.batching.max_queue_delay_us,
             max_queue_rows=manifest.limits.queue_rows,
             instances=1 if inline else manifest.execute.instances,

@@ -49,6 +49,7 @@ class ScalePipeline:
         self, *, delay_s: float = 0.0, fails: Callable[[Array], bool] | None = None, instances: int = 1
     ) -> None:
         self.manifest = parse_manifest(MANIFEST.format(instances=instances))
+        self.batch_rows = self.manifest.batching.max_batch_size
         self.backend = ScaleBackend(scale=2.0, shape=(1,), delay_s=delay_s, fails=fails)
 
     def collate(self, items: Any, rows: Any, *, bucket: int) -> dict[str, Array]:
