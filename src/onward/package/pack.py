@@ -31,7 +31,7 @@ from onward.package.records import PackageInfo
 from onward.package.tensors import GraphSession
 from onward.types import NUMPY_OF_DATATYPE, Array, Item, Result
 
-__all__ = ["RunPackage", "assemble", "compare_graph", "pack"]
+__all__ = ["RunPackage", "assemble", "compare_graph", "pack", "pack_draft"]
 
 RunPackage: TypeAlias = Callable[[Path, Sequence[Item]], Sequence[Result]]
 """Opens the package in a folder and answers each item: what `Pipeline` does, given from above."""
@@ -40,7 +40,11 @@ STATE_DICT_SUFFIXES = frozenset({".pth", ".pt"})
 CONFIG_FILE = "config.json"
 """What the folder of a Hugging Face model has and a folder to be packed as it is has not."""
 GGUF_SUFFIX = ".gguf"
-_KINDS = "an .onnx or .gguf file, a folder with a manifest, the folder of a BERT encoder, an EfficientNet-lite .pth"
+TREE_SUFFIXES = frozenset({".json", ".ubj", ".model", ".txt", ".cbm"})
+_KINDS = (
+    "an .onnx or .gguf file, an XGBoost file, a folder with a manifest, the folder of a BERT encoder, "
+    "an EfficientNet-lite .pth"
+)
 MAX_EXAMPLES = 5
 MAX_EXAMPLE_VALUES = 500_000
 MAX_PIPELINE_ROWS = 1024
@@ -91,16 +95,23 @@ def pack(
             assemble(folder, parity={"compared": False}, check=check, repositories=repositories)
         else:
             info = _info(source, name, version, licence, description)
-            draft = _draft(source, info, original)
-            _write(draft, folder)
-            assemble(folder, parity=compare_graph(draft, folder))
-            if run_package is not None and draft.items:
-                _compare_package(draft, run_package, folder)
-            elif run_package is not None and draft.manifest.execute.backend != "onnx":
-                run_package(folder, ())  # opened, it answers its golden examples
+            pack_draft(_draft(source, info, original), folder, run_package=run_package)
         return _settle(folder, out)
     finally:
         shutil.rmtree(workplace, ignore_errors=True)
+
+
+def pack_draft(draft: Draft, folder: Path, *, run_package: RunPackage | None = None) -> None:
+    """Write a draft into `folder`, which is not there yet, compare it with the original and lock it.
+
+    `run_package` and what is raised are those of `pack`; where something is, the folder stays unfinished.
+    """
+    _write(draft, folder)
+    assemble(folder, parity=compare_graph(draft, folder))
+    if run_package is not None and draft.items:
+        _compare_package(draft, run_package, folder)
+    elif run_package is not None and draft.manifest.execute.backend != "onnx":
+        run_package(folder, ())  # opened, it answers its golden examples
 
 
 def _info(source: Any, name: str, version: str, licence: str, description: str) -> PackageInfo:
@@ -150,6 +161,10 @@ def _draft(source: Any, info: PackageInfo, original: _Original) -> Draft:
     families = [module.split(".")[0] for module in (base.__module__ for base in type(source).__mro__)]
     if sample is None:
         raise UsageError("packing an estimator needs a sample", expected="sample=: rows to compare its answers on")
+    if "xgboost" in families:
+        from onward.package.importers.xgboost import draft_of_xgboost
+
+        return draft_of_xgboost(source, info, sample=sample, tolerance=tolerance)
     if "lightgbm" in families:
         from onward.package.importers.lightgbm import draft_of_lightgbm
 
@@ -158,7 +173,7 @@ def _draft(source: Any, info: PackageInfo, original: _Original) -> Draft:
         from onward.package.importers.sklearn import draft_of_sklearn
 
         return draft_of_sklearn(source, info, sample=sample, tolerance=tolerance)
-    expected = f"{_KINDS}, or a scikit-learn or LightGBM estimator"
+    expected = f"{_KINDS}, or a scikit-learn, LightGBM or XGBoost estimator"
     raise UsageError("cannot pack this", expected=expected, found=f"{type(source).__module__}.{type(source).__name__}")
 
 
@@ -182,6 +197,12 @@ def _draft_of_path(path: Path, info: PackageInfo, original: _Original) -> Draft:
 
         original.refuse("a GGUF file")
         return draft_of_gguf(path, info)
+    if path.suffix.lower() in TREE_SUFFIXES:
+        from onward.package.importers.treefile import draft_of_tree_file
+
+        original.refuse("a file of trees", "sample", "labels")
+        labels = Path(original.labels) if original.labels is not None else None
+        return draft_of_tree_file(path, info, sample=original.sample, labels=labels, tolerance=tolerance)
     if path.suffix.lower() == ".onnx":
         original.refuse("an ONNX file", "sample")
         return draft_of_onnx(path, info, sample=original.sample, tolerance=tolerance)

@@ -46,10 +46,15 @@ def draft_of_table(
     """Make a draft from the first conversion that agrees with the original on the sample.
 
     Conversions go from the fastest to the most exact (FP32, then FP64 inside). Raises the first one's `ParityError`
-    or `PackageError` where none agrees.
+    or `PackageError` where none agrees. Where the original answered no row, the first conversion is taken uncompared.
     """
     allowed = TOLERANCE if tolerance is None else tolerance
     feeds, reference = {MATRIX: frame.matrix()}, {original.output: original.values}
+    if not len(original.values):
+        return Draft(
+            manifest=_manifest(info, frame, original, unknown),
+            files={MODEL_FILE: conversions[0]()} | _labels_file(original.classes),
+        )
     problem: PackageError | None = None
     for conversion in conversions:
         try:

@@ -1,0 +1,271 @@
+"""Trees as records, and the ONNX graph that answers as they do. It knows no library's files.
+
+A graph takes the FP32 matrix of the `table` step. Splits compare FP32 numbers: where a library compares in FP64, the
+reader rounds `x <= threshold` down, which means the same for every FP32 x.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+
+from onward.errors import PackageError
+from onward.package.importers.extra import need
+from onward.package.importers.tablegraph import MATRIX
+from onward.types import Array
+
+SUMMED_TREES = 100
+"""Trees summed in FP32 before the sums go on in FP64, where all in FP32 is not close enough."""
+MOST_NODES = 50_000_000
+_PURPOSE = "packing a tree model"
+
+Rule: TypeAlias = Literal["BRANCH_LT", "BRANCH_LEQ", "BRANCH_GT"]
+Link: TypeAlias = Literal["identity", "sigmoid", "softmax", "exp", "softplus", "signed_square", "step"]
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """A node that compares a feature: on to the node `yes`, or `no`; a missing value goes to `yes` if told."""
+
+    feature: int
+    rule: Rule
+    value: float
+    yes: int
+    no: int
+    missing_yes: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A node that asks whether a feature is one of some whole numbers."""
+
+    feature: int
+    members: tuple[int, ...]
+    yes: int
+    no: int
+    missing_yes: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """What a leaf adds, by target."""
+
+    weights: tuple[tuple[int, float], ...]
+
+
+Node: TypeAlias = Split | Member | Leaf
+Tree: TypeAlias = Sequence[Node]
+"""Nodes by their number; the first is the root."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forest:
+    """Trees over `features` columns whose leaves sum up to `targets` margins.
+
+    A margin is the sum times `scale` plus `base`; the answer is the link's value of it. With `pair` the one target is
+    the second of two classes, and the answer has both.
+    """
+
+    trees: Sequence[Tree]
+    features: int
+    targets: int = 1
+    base: tuple[float, ...] = ()
+    scale: float = 1.0
+    link: Link = "identity"
+    pair: bool = False
+
+    def splits(self) -> Iterator[Split | Member]:
+        """Every node that is no leaf."""
+        return (node for tree in self.trees for node in tree if not isinstance(node, Leaf))
+
+
+def check_forest(forest: Forest, where: str = "") -> None:
+    """Raise `PackageError` for what no library writes: a node that leads nowhere or back, or a column that is none."""
+    total = sum(len(tree) for tree in forest.trees)
+    if not forest.trees or total > MOST_NODES:
+        raise PackageError("a model of no trees or too many", where=where, expected=f"1 to {MOST_NODES} nodes")
+    for number, tree in enumerate(forest.trees):
+        problem = _problem(tree, forest)
+        if problem:
+            raise PackageError(f"tree {number} is broken: {problem}", where=where, expected="a file that is whole")
+
+
+def _problem(tree: Tree, forest: Forest) -> str:
+    seen = bytearray(len(tree))
+    ahead = [0]
+    while ahead:
+        place = ahead.pop()
+        if not 0 <= place < len(tree):
+            return f"there is no node {place}"
+        if seen[place]:
+            return f"node {place} is reached twice"
+        seen[place] = 1
+        node = tree[place]
+        if isinstance(node, Leaf):
+            if any(not 0 <= target < forest.targets or not np.isfinite(weight) for target, weight in node.weights):
+                return f"leaf {place} adds {node.weights[:3]}"
+            continue
+        if not 0 <= node.feature < forest.features:
+            return f"node {place} asks for column {node.feature}"
+        ahead += [node.yes, node.no]
+    return ""
+
+
+def write_forest(forest: Forest, output: str, *, exact: bool = False) -> bytes:
+    """The serialised ONNX model: FP32 [batch, features] in, FP32 [batch], or [batch, targets] where several, out.
+
+    With `exact` the sums of each hundred trees, and the link, are computed in FP64.
+    """
+    onnx = need("onnx", _PURPOSE)
+    writer = _Writer(onnx, exact=exact)
+    margin = writer.margin(forest)
+    writer.answer(forest, margin, output)
+    helper, types = onnx.helper, onnx.TensorProto
+    width = 2 if forest.pair else forest.targets
+    shape = ["batch", width] if forest.pair or forest.targets > 1 or forest.link == "softmax" else ["batch"]
+    graph = helper.make_graph(
+        writer.nodes,
+        "onward",
+        [helper.make_tensor_value_info(MATRIX, types.FLOAT, ["batch", forest.features])],
+        [helper.make_tensor_value_info(output, types.FLOAT, shape)],
+        writer.constants,
+    )
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
+    onnx.checker.check_model(model)
+    data: bytes = model.SerializeToString(deterministic=True)
+    return data
+
+
+def float32_below(value: float) -> float:
+    """The largest FP32 number that is not above an FP64 one: `x <= value` then means the same for FP32 x."""
+    with np.errstate(over="ignore"):
+        nearest = np.float32(value)
+    return float(np.nextafter(nearest, np.float32(-np.inf)) if float(nearest) > value else nearest)
+
+
+class _Writer:
+    def __init__(self, onnx: Any, *, exact: bool) -> None:
+        self._onnx = onnx
+        self._exact = exact
+        self.nodes: list[Any] = []
+        self.constants: list[Any] = []
+
+    def margin(self, forest: Forest) -> str:
+        """Sums the trees, FP32 or FP64 [batch, targets], and adds the base."""
+        base = np.asarray(forest.base or (0.0,), dtype=np.float64)
+        step = SUMMED_TREES if self._exact else len(forest.trees)
+        plain = not self._exact and forest.scale == 1.0
+        sums = []
+        for start in range(0, len(forest.trees), step):
+            attributes = _attributes(forest.trees[start : start + step])
+            if plain and base.any():
+                attributes["base_values"] = np.broadcast_to(base, forest.targets).tolist()
+            margin = self.add(
+                "TreeEnsembleRegressor", MATRIX, domain="ai.onnx.ml", n_targets=forest.targets,
+                aggregate_function="SUM", post_transform="NONE", **attributes,
+            )  # fmt: skip
+            sums.append(self._wide(margin))
+        margin = sums[0] if len(sums) == 1 else self.add("Sum", *sums)
+        if plain:
+            return margin
+        if forest.scale != 1.0:
+            margin = self.add("Mul", margin, self.constant(np.float64(forest.scale)))
+        return self.add("Add", margin, self.constant(base)) if base.any() else margin
+
+    def answer(self, forest: Forest, margin: str, output: str) -> None:
+        """Puts the link's value of the margins under the output's name."""
+        value = self._link(forest.link, margin)
+        if forest.pair:
+            value = self.add("Concat", self.add("Sub", self.constant(np.float64(1.0)), value), value, axis=1)
+        elif forest.targets == 1 and forest.link != "softmax":
+            shape = self._onnx.numpy_helper.from_array(np.array([-1], np.int64), "onward_shape")
+            self.constants.append(shape)
+            value = self.add("Reshape", value, "onward_shape")
+        self.nodes.append(
+            self._onnx.helper.make_node(
+                "Cast", [value], [output], name="onward_answer", to=self._onnx.TensorProto.FLOAT
+            )
+        )
+
+    def _link(self, link: Link, margin: str) -> str:
+        if link == "softmax":
+            return self.add("Softmax", margin, axis=1)
+        if link == "signed_square":
+            return self.add("Mul", self.add("Sign", margin), self.add("Mul", margin, margin))
+        if link == "step":
+            positive = self.add("Greater", margin, self.constant(np.float64(0.0)))
+            return self.add("Cast", positive, to=self._onnx.TensorProto.FLOAT)
+        operators = {"sigmoid": "Sigmoid", "exp": "Exp", "softplus": "Softplus"}
+        return self.add(operators[link], margin) if link in operators else margin
+
+    def add(self, operator: str, *inputs: str, **attributes: Any) -> str:
+        """Add a node; the name of what it gives."""
+        name = f"onward_{len(self.nodes)}_{operator.lower()}"
+        self.nodes.append(self._onnx.helper.make_node(operator, list(inputs), [name], name=name, **attributes))
+        return name
+
+    def constant(self, value: Any) -> str:
+        """Add a constant, in the type that sums have."""
+        name = f"onward_constant_{len(self.constants)}"
+        array = np.asarray(value, dtype=np.float64 if self._exact else np.float32)
+        self.constants.append(self._onnx.numpy_helper.from_array(array, name))
+        return name
+
+    def _wide(self, value: str) -> str:
+        return self.add("Cast", value, to=self._onnx.TensorProto.DOUBLE) if self._exact else value
+
+
+def _attributes(trees: Iterable[Tree]) -> dict[str, Any]:
+    """The attributes of one `TreeEnsembleRegressor`."""
+    columns: dict[str, list[Any]] = {name: [] for name in _NODE_COLUMNS}
+    targets: dict[str, list[Any]] = {"treeids": [], "nodeids": [], "ids": [], "weights": []}
+    for number, tree in enumerate(trees):
+        for row in _rows(tree):
+            columns["treeids"].append(number)
+            for name, value in zip(_NODE_COLUMNS[1:], row, strict=True):
+                columns[name].append(value)
+        for place, node in enumerate(tree):
+            if isinstance(node, Leaf):
+                for target, weight in node.weights:
+                    for name, value in zip(targets, (number, place, target, weight), strict=True):
+                        targets[name].append(value)
+    # ORT calls a forest without a weight broken: one of a single target that adds nothing
+    nodes = {f"nodes_{name}": values for name, values in columns.items()}
+    return nodes | {f"target_{name}": values for name, values in targets.items()}
+
+
+_NODE_COLUMNS = (
+    "treeids", "nodeids", "featureids", "modes", "values", "truenodeids", "falsenodeids", "missing_value_tracks_true",
+)  # fmt: skip
+
+
+def _rows(tree: Tree) -> Iterator[tuple[int, int, str, float, int, int, int]]:
+    """The nodes as ONNX has them: a membership is a chain of equalities that lead to one node."""
+    spare = len(tree)
+    for place, node in enumerate(tree):
+        if isinstance(node, Leaf):
+            yield place, 0, "LEAF", 0.0, 0, 0, 0
+        elif isinstance(node, Split):
+            yield place, node.feature, node.rule, node.value, node.yes, node.no, int(node.missing_yes)
+        else:
+            here = place
+            members = node.members or (-1,)  # none: no category has the number -1
+            for index, member in enumerate(members):
+                last = index == len(members) - 1
+                onward = node.no if last else spare
+                yield here, node.feature, "BRANCH_EQ", float(member), node.yes, onward, int(node.missing_yes)
+                if not last:
+                    here, spare = spare, spare + 1
+
+
+def thresholds(forest: Forest) -> dict[int, Array]:
+    """The FP32 thresholds of each column that splits compare, without repeats and in order."""
+    found: dict[int, set[float]] = {}
+    for node in forest.splits():
+        values = [node.value] if isinstance(node, Split) else [float(member) for member in node.members]
+        found.setdefault(node.feature, set()).update(values)
+    return {feature: np.array(sorted(values), dtype=np.float32) for feature, values in found.items()}

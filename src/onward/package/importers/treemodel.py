@@ -1,0 +1,158 @@
+"""A model of boosted trees, whatever library's file it came from, and the draft of its package.
+
+A file has no rows to compare on, so they are made from the trees themselves: values on, just below and just above the
+thresholds, every category, and missing ones where the model takes them. That is where a wrong conversion shows.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from onward.errors import PackageError, UsageError
+from onward.package.importers.draft import Draft
+from onward.package.importers.forest import Forest, check_forest, thresholds, write_forest
+from onward.package.importers.frame import Column, Frame, Kind, frame_of
+from onward.package.importers.tabular import PREDICTION, SCORES, Original, draft_of_table
+from onward.package.records import PackageInfo
+from onward.types import Array
+
+PROBES = 1024
+MOST_FILE_BYTES = 2 << 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TreeColumn:
+    """One column that a model was trained on, as far as its file tells; `optional` where it may be missing."""
+
+    name: str
+    kind: Kind = "number"
+    categories: tuple[str, ...] = ()
+    optional: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TreeModel:
+    """What a file tells: columns, trees and, for a classifier, its classes."""
+
+    columns: tuple[TreeColumn, ...]
+    forest: Forest
+    classes: tuple[str, ...] = ()
+
+    @property
+    def output(self) -> str:
+        """The name of what the package gives."""
+        return SCORES if self.classes else PREDICTION
+
+
+def draft_of_trees(
+    model: TreeModel,
+    info: PackageInfo,
+    *,
+    frame: Frame,
+    original: Original | None,
+    tolerance: float | None,
+    where: str = "",
+) -> Draft:
+    """Make a draft of a model and a sample's rows, compared with the original's answers on them where there are any."""
+    check_forest(model.forest, where)
+    if len({column.name for column in model.columns}) != len(model.columns):
+        raise PackageError("two columns have one name", where=where, expected="a name for each column")
+    if original is None:
+        width = len(model.classes) or model.forest.targets
+        shape = (0,) if width == 1 else (0, width)
+        original = Original(output=model.output, values=np.empty(shape), classes=model.classes)
+    conversions: list[Callable[[], bytes]] = [
+        lambda: write_forest(model.forest, model.output),
+        lambda: write_forest(model.forest, model.output, exact=True),
+    ]
+    missing = any(column.kind == "category" and column.has_missing for column in frame.columns)
+    unknown: Literal["error", "nan"] = "nan" if missing else "error"
+    return draft_of_table(info, frame, original, conversions, unknown=unknown, tolerance=tolerance)
+
+
+def frame_of_model(model: TreeModel, sample: Any = None) -> Frame:
+    """The sample as the model's columns, or rows made of its trees where there is none."""
+    if sample is None:
+        return Frame(columns=tuple(_probes(model)), is_named=True)
+    categories = {column.name: column.categories for column in model.columns if column.categories}
+    names = [column.name for column in model.columns]
+    frame = frame_of(sample, names=names, categories=categories)
+    found = [column.name for column in frame.columns]
+    if found != names:
+        raise UsageError("the sample's columns are not those of the model", where="sample", expected=", ".join(names),
+                         found=", ".join(found))  # fmt: skip
+    for column in frame.columns:
+        if column.kind == "category" and column.name not in categories:
+            expected = "numbers, or a column of dtype category as in training"
+            raise UsageError(f'column "{column.name}" is text', expected=expected)
+    return frame
+
+
+def original_of(model: TreeModel, values: Array, labels: Sequence[str] = ()) -> Original:
+    """What the original gave, in the shape of the package: both classes of two, and the best one's label."""
+    values = np.asarray(values)
+    if not model.classes:
+        return Original(output=model.output, values=values)
+    if values.ndim == 1:  # the probability of the second of two classes
+        values = np.stack([1 - values, values], axis=1)
+    best = labels or tuple(model.classes[int(index)] for index in np.argmax(values, axis=1))
+    return Original(output=model.output, values=values, classes=model.classes, labels=tuple(best))
+
+
+def named_classes(found: int, labels: Path | None) -> tuple[str, ...]:
+    """The names of classes: those of a file, one a line, or their numbers."""
+    if labels is None:
+        return tuple(map(str, range(found)))
+    names = tuple(labels.read_text(encoding="utf-8").splitlines())
+    if len(names) != found:
+        raise UsageError("not the model's classes", where=str(labels), expected=f"{found} names, one a line",
+                         found=str(len(names)))  # fmt: skip
+    return names
+
+
+def library(name: str) -> Any:
+    """A model's own library, to compare with; None where it is not installed: nothing else needs it."""
+    if name in sys.modules:
+        return sys.modules[name]
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return None
+
+
+def _probes(model: TreeModel) -> list[Column]:
+    """Rows spread over the thresholds of every column."""
+    random = np.random.default_rng(0)
+    by_feature = thresholds(model.forest)
+    columns = []
+    for feature, column in enumerate(model.columns):
+        pool = _pool(column, by_feature.get(feature, np.zeros(1, np.float32)))
+        values: list[Any] = [pool[index] for index in random.integers(0, len(pool), PROBES)]
+        if column.optional:
+            missing = np.flatnonzero(random.random(PROBES) < 0.1)
+            for row in missing:
+                values[row] = None
+        columns.append(Column(name=column.name, kind=column.kind, values=tuple(values), categories=column.categories))
+    return columns
+
+
+def _pool(column: TreeColumn, found: Array) -> list[Any]:
+    if column.kind == "category":
+        return list(column.categories)
+    if column.kind == "boolean":
+        return [False, True]
+    found = found[np.abs(found) < 1e30] if len(found) else found
+    found = found if len(found) else np.zeros(1, np.float32)
+    if column.kind == "integer":
+        whole = np.unique(np.concatenate([np.floor(found), np.ceil(found), np.ceil(found) + 1]))
+        return [int(value) for value in whole if abs(value) < 1 << 24] or [0]
+    beside = [np.nextafter(found, np.float32(end)) for end in (-np.inf, np.inf)]
+    ends = np.array([found.min() - 1, found.max() + 1], np.float32)
+    return [float(value) for value in np.concatenate([found, *beside, ends])]

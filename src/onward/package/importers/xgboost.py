@@ -1,0 +1,283 @@
+"""Imports XGBoost's models from its JSON and UBJSON files, and from estimators and boosters in this process.
+
+The file is read here, by XGBoost's published schema; XGBoost itself only answers the rows to compare with, where it is
+installed. It compares in FP32, as the graph does: `x < threshold` goes left, a missing value where training sent it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onward.errors import PackageError, UsageError
+from onward.package.importers.draft import Draft
+from onward.package.importers.forest import Forest, Leaf, Link, Member, Node, Split
+from onward.package.importers.frame import Frame, Kind
+from onward.package.importers.tabular import Original
+from onward.package.importers.treemodel import (
+    TreeColumn,
+    TreeModel,
+    draft_of_trees,
+    frame_of_model,
+    library,
+    named_classes,
+    original_of,
+)
+from onward.package.importers.ubjson import read_ubjson
+from onward.package.records import PackageInfo
+from onward.types import Array
+
+_KINDS: Mapping[str, Kind] = {"int": "integer", "i": "boolean", "float": "number", "q": "number", "c": "category"}
+_LINKS: Mapping[str, Link] = {
+    "reg:squarederror": "identity", "reg:linear": "identity", "reg:squaredlogerror": "identity",
+    "reg:pseudohubererror": "identity", "reg:absoluteerror": "identity", "reg:quantileerror": "identity",
+    "reg:expectileerror": "identity", "rank:pairwise": "identity", "rank:ndcg": "identity", "rank:map": "identity",
+    "binary:logitraw": "identity", "reg:logistic": "sigmoid", "binary:logistic": "sigmoid", "binary:hinge": "step",
+    "count:poisson": "exp", "reg:gamma": "exp", "reg:tweedie": "exp", "survival:cox": "exp", "survival:aft": "exp",
+    "multi:softprob": "softmax", "multi:softmax": "softmax",
+}  # fmt: skip
+_EXPECTED = "an XGBoost model of trees, saved by save_model() to .json or .ubj"
+
+
+def draft_of_xgboost_file(
+    path: Path, info: PackageInfo, *, sample: Any = None, labels: Path | None = None, tolerance: float | None = None
+) -> Draft:
+    """Make a draft of a `.json` or `.ubj` file; `labels` names the classes, one a line.
+
+    Compared where XGBoost is installed, on the sample or on rows made of the trees. Raises `PackageError` for what the
+    file does not say, or what no graph is written for.
+    """
+    document = _parsed(path.read_bytes(), str(path))
+    model = read_xgboost(document, labels=labels, categories=_pandas_categories(sample), where=str(path))
+    frame = frame_of_model(model, sample)
+    original = _answers_of_file(path, document, model, frame)
+    return draft_of_trees(model, info, frame=frame, original=original, tolerance=tolerance, where=str(path))
+
+
+def draft_of_xgboost(estimator: Any, info: PackageInfo, *, sample: Any, tolerance: float | None = None) -> Draft:
+    """Make a draft of an estimator or a booster in this process, with the sample's column names as inputs."""
+    missing = getattr(estimator, "missing", math.nan)
+    if missing is not None and missing == missing:
+        expected = "an estimator trained with missing = NaN"
+        raise UsageError("the estimator takes a number for missing", expected=expected, found=f"missing = {missing}")
+    booster = estimator.get_booster() if hasattr(estimator, "get_booster") else estimator
+    document = read_ubjson(bytes(booster.save_raw("ubj")), "the booster")
+    names = tuple(map(str, getattr(sample, "columns", ())))
+    if booster is not estimator:  # what its own files say by this
+        document["learner"].setdefault("attributes", {}).setdefault("scikit_learn", "")
+    model = read_xgboost(document, names=names, categories=_pandas_categories(sample))
+    if hasattr(estimator, "classes_") and model.classes:
+        model = _with_classes(model, tuple(str(name) for name in estimator.classes_))
+    frame = frame_of_model(model, sample)
+    if hasattr(estimator, "predict_proba"):
+        labels = tuple(map(str, estimator.predict(sample)))
+        original = original_of(model, estimator.predict_proba(sample), labels)
+    elif booster is estimator:
+        original = original_of(model, _answers(estimator, document, sample, model, {}))
+    else:
+        original = original_of(model, estimator.predict(sample))
+    return draft_of_trees(model, info, frame=frame, original=original, tolerance=tolerance)
+
+
+def read_xgboost(
+    document: Any,
+    *,
+    labels: Path | None = None,
+    names: Sequence[str] = (),
+    categories: Mapping[str, Sequence[str]] | None = None,
+    where: str = "",
+) -> TreeModel:
+    """The model that a file's document describes. `names` and `categories` fill in what the file leaves open."""
+    try:
+        return _read(document, labels, names, categories or {}, where)
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        problem = f"not an XGBoost model: {type(error).__name__} {str(error)[:200]}"
+        raise PackageError(problem, where=where, expected=_EXPECTED) from None
+
+
+def _parsed(data: bytes, where: str) -> Any:
+    if data[:1] == b"{" and data[1:2] not in (b"L", b"i", b"U", b"I", b"l", b"#", b"$"):
+        try:
+            return json.loads(data)
+        except (ValueError, RecursionError) as error:
+            raise PackageError(f"not JSON: {error}", where=where, expected=_EXPECTED) from None
+    if data[:1] != b"{":
+        expected = f"{_EXPECTED}: load an older file in XGBoost and save it again"
+        raise PackageError("not a file of XGBoost's JSON formats", where=where, expected=expected)
+    return read_ubjson(data, where)
+
+
+def _read(
+    document: Any, labels: Path | None, names: Sequence[str], categories: Mapping[str, Sequence[str]], where: str
+) -> TreeModel:
+    learner = document["learner"]
+    parameters, objective = learner["learner_model_param"], str(learner["objective"]["name"])
+    if objective not in _LINKS:
+        raise PackageError(f"no graph is written for objective {objective}", where=where,
+                           expected=", ".join(sorted(_LINKS)))  # fmt: skip
+    booster, weights = learner["gradient_booster"], None
+    if booster["name"] == "dart":
+        booster, weights = booster["gbtree"], booster["weight_drop"]
+    elif booster["name"] != "gbtree":
+        raise PackageError(f"booster {booster['name']} has no trees", where=where, expected="gbtree or dart")
+    ensemble = booster["model"]
+    targets = max(1, int(parameters["num_class"]), int(parameters.get("num_target", 1)))
+    kept = _trees_kept(learner, ensemble)
+    trees = [
+        _tree(tree, int(target), 1.0 if weights is None else float(weights[index]), where)
+        for index, (tree, target) in enumerate(zip(ensemble["trees"][:kept], ensemble["tree_info"][:kept], strict=True))
+    ]
+    link = _LINKS[objective]
+    # XGBoost begins its FP32 sums with the base, which matters where a sum is small beside its parts.
+    base = _base(str(parameters["base_score"]), objective)
+    columns = _columns(learner, ensemble, int(parameters["num_feature"]), names, categories, where)
+    pair = objective in ("binary:logistic", "binary:hinge")
+    classes: tuple[str, ...] = ()
+    if pair or link == "softmax":
+        classes = named_classes(2 if pair else targets, labels)
+    elif labels is not None:
+        raise UsageError(f"objective {objective} has no classes", where=str(labels), expected="no labels")
+    start = base * targets if len(base) == 1 else base
+    trees.insert(0, [Leaf(tuple(enumerate(start)))])
+    forest = Forest(trees=trees, features=len(columns), targets=targets, link=link, pair=pair)
+    return TreeModel(columns=columns, forest=forest, classes=classes)
+
+
+def _trees_kept(learner: Any, ensemble: Any) -> int | None:
+    """How many trees answer: scikit-learn's estimators stop at the best iteration, a plain booster takes all."""
+    attributes = learner.get("attributes", {})
+    if "scikit_learn" not in attributes or "best_iteration" not in attributes:
+        return None
+    rounds, best = ensemble.get("iteration_indptr"), int(attributes["best_iteration"]) + 1
+    if rounds is None:
+        raise PackageError("the file does not say which trees are of which round", expected="XGBoost 2 or later")
+    return int(rounds[min(best, len(rounds) - 1)])
+
+
+def _base(text: str, objective: str) -> tuple[float, ...]:
+    """The margins that trees start from: the file has them as answers."""
+    scores = np.array(json.loads(text) if text.startswith("[") else [float(text)], dtype=np.float32)
+    if _LINKS[objective] == "exp":
+        return tuple(float(np.log(score)) for score in scores)
+    if _LINKS[objective] == "sigmoid":
+        return tuple(float(-np.log(np.float32(1) / score - np.float32(1))) for score in scores)
+    return tuple(map(float, scores))
+
+
+def _tree(tree: Any, target: int, weight: float, where: str) -> list[Node]:
+    if int(tree["tree_param"].get("size_leaf_vector", 1)) > 1:
+        raise PackageError("a leaf of several targets", where=where, expected="multi_strategy = one_output_per_tree")
+    left, right, features = tree["left_children"], tree["right_children"], tree["split_indices"]
+    conditions, default_left = tree["split_conditions"], tree["default_left"]
+    kinds = tree.get("split_type") or [0] * len(left)
+    sets = {
+        int(node): tuple(map(int, tree["categories"][start : start + size]))
+        for node, start, size in zip(
+            tree.get("categories_nodes", ()), tree.get("categories_segments", ()), tree.get("categories_sizes", ()),
+            strict=True,
+        )
+    }  # fmt: skip
+    nodes: list[Node] = []
+    for place in range(len(left)):
+        if left[place] == -1:
+            nodes.append(Leaf(((target, float(np.float32(conditions[place]) * np.float32(weight))),)))
+        elif kinds[place]:  # categories in the set go right
+            nodes.append(Member(int(features[place]), sets[place], int(right[place]), int(left[place]),
+                                not default_left[place]))  # fmt: skip
+        else:
+            value = float(np.float32(conditions[place]))
+            nodes.append(Split(int(features[place]), "BRANCH_LT", value, int(left[place]), int(right[place]),
+                               bool(default_left[place])))  # fmt: skip
+    return nodes
+
+
+def _columns(
+    learner: Any, ensemble: Any, width: int, names: Sequence[str], categories: Mapping[str, Sequence[str]], where: str
+) -> tuple[TreeColumn, ...]:
+    names = [str(name) for name in learner.get("feature_names") or names or [f"x{index}" for index in range(width)]]
+    kinds = [str(kind) for kind in learner.get("feature_types") or ["float"] * width]
+    if len(names) != width or len(kinds) != width or not set(kinds) <= set(_KINDS):
+        raise PackageError("the file's columns do not fit", where=where, expected=f"{width} names and types")
+    stored = _stored_categories(ensemble.get("cats"), width)
+    columns = []
+    for name, kind, found in zip(names, kinds, stored, strict=True):
+        known = _known(name, found, tuple(map(str, categories.get(name, ()))), where) if kind == "c" else ()
+        # A file before XGBoost 3.1 has categories as numbers only, and so has a matrix of them.
+        as_kind: Kind = "integer" if kind == "c" and not known else _KINDS[kind]
+        optional = as_kind in ("number", "category")  # training saw no missing whole number: they are NaN
+        columns.append(TreeColumn(name=name, kind=as_kind, categories=known, optional=optional))
+    return tuple(columns)
+
+
+def _stored_categories(stored: Any, width: int) -> list[tuple[bytes, ...]]:
+    """The categories of each column: texts one after the other, as bytes, or numbers."""
+    columns = (stored or {}).get("enc") or [{}] * width
+    found = []
+    for column in columns:
+        values, offsets = column.get("values", []), column.get("offsets")
+        if offsets:
+            data = bytes(value & 255 for value in values)
+            found.append(tuple(data[start:end] for start, end in pairwise(offsets)))
+        else:
+            found.append(tuple(str(value).encode() for value in values))
+    return found
+
+
+def _known(name: str, stored: tuple[bytes, ...], sampled: tuple[str, ...], where: str) -> tuple[str, ...]:
+    """The categories of a column: the file's, or else the sample's.
+
+    XGBoost 3.2 cuts a text off after as many bytes as it has characters, so one that is not ASCII cannot be told.
+    """
+    if all(category.isascii() for category in stored):
+        return tuple(category.decode() for category in stored) or sampled
+    if len(sampled) != len(stored):
+        problem = f'the file does not hold the categories of "{name}": XGBoost cuts off text that is not ASCII'
+        raise PackageError(problem, where=where, expected="a sample with the column's dtype category, as in training")
+    return sampled
+
+
+def _pandas_categories(sample: Any) -> dict[str, tuple[str, ...]]:
+    if not hasattr(sample, "dtypes") or not hasattr(sample, "columns"):
+        return {}
+    pairs = zip(sample.columns, sample.dtypes, strict=True)
+    return {str(name): tuple(map(str, dtype.categories)) for name, dtype in pairs if str(dtype) == "category"}
+
+
+def _with_classes(model: TreeModel, classes: tuple[str, ...]) -> TreeModel:
+    if len(classes) != len(model.classes):
+        found = f"{len(classes)} for {len(model.classes)}"
+        raise UsageError("the estimator's classes are not its booster's", expected="a name for each class", found=found)
+    return TreeModel(columns=model.columns, forest=model.forest, classes=classes)
+
+
+def _answers_of_file(path: Path, document: Any, model: TreeModel, frame: Frame) -> Original | None:
+    xgboost = library("xgboost")
+    if xgboost is None:
+        return None
+    booster = xgboost.Booster(model_file=str(path))
+    attributes = document["learner"].get("attributes", {})
+    limit = {}
+    if "scikit_learn" in attributes and "best_iteration" in attributes:
+        limit = {"iteration_range": (0, int(attributes["best_iteration"]) + 1)}
+    return original_of(model, _answers(booster, document, frame.matrix(), model, limit))
+
+
+def _answers(booster: Any, document: Any, rows: Any, model: TreeModel, limit: Mapping[str, Any]) -> Array:
+    """The booster's answers to a data frame or a matrix of numbers."""
+    matrix = library("xgboost").DMatrix
+    described = {"feature_names": booster.feature_names, "feature_types": booster.feature_types}
+    if hasattr(rows, "columns"):
+        described = {}
+    data = matrix(rows, enable_categorical=True, **described)
+    predict: Callable[..., Any] = booster.predict
+    if document["learner"]["objective"]["name"] == "multi:softmax":  # answers the best class alone
+        margins = np.asarray(predict(data, output_margin=True, **limit), dtype=np.float64)
+        powers = np.exp(margins - margins.max(axis=1, keepdims=True))
+        return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+    return np.asarray(predict(data, **limit))
