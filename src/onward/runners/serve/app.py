@@ -19,13 +19,13 @@ from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import BaseRoute, WebSocketRoute
 from starlette.routing import Route as StarletteRoute
 
 import onward
-from onward.errors import MalformedBody, MethodNotAllowed, NotFound, OnwardError, TooLarge
+from onward.errors import Cancelled, MalformedBody, MethodNotAllowed, NotFound, OnwardError, TooLarge
 from onward.package.examples import read_examples
 from onward.prepare.profile import Features
 from onward.runners.serve.body import limited, read_body
@@ -339,6 +339,11 @@ async def on_onward_error(request: Request, error: Exception) -> Response:
     return error_response(error)
 
 
+async def on_client_gone(request: Request, error: Exception) -> Response:
+    """Starlette's handler where the client left in the middle of its request: nobody reads this."""
+    return error_response(Cancelled())
+
+
 async def on_http_error(request: Request, error: Exception) -> Response:
     """Starlette's handler of its own errors: told as ours are."""
     assert isinstance(error, HTTPException)
@@ -385,7 +390,7 @@ def make_app(models: Models, policies: Policies | None = None) -> Starlette:
     if voice is not None:
         on.show_metrics(VoiceCollector(voice.measures))
         routes.append(WebSocketRoute("/voice/{name}", voice.serve))
-    handlers = {OnwardError: on_onward_error, HTTPException: on_http_error}
+    handlers = {OnwardError: on_onward_error, HTTPException: on_http_error, ClientDisconnect: on_client_gone}
     app = Starlette(routes=[*routes, *openai_routes(models)], exception_handlers=handlers)
     app.state.metrics = on.metrics  # the admin port shows the same
     app.state.registry = on.registry

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import zlib
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message
 
-from onward.errors import MalformedBody, TooLarge, UnsupportedMedia
+from onward.errors import Cancelled, MalformedBody, TooLarge, UnsupportedMedia
 
 
 async def read_body(request: Request, limit: int) -> bytes:
@@ -25,7 +24,7 @@ async def read_body(request: Request, limit: int) -> bytes:
             if len(body) > limit:
                 raise TooLarge(where="body", expected=f"at most {limit} bytes", found="more")
     except ClientDisconnect:
-        raise asyncio.CancelledError from None
+        raise Cancelled from None
     except zlib.error as error:
         raise MalformedBody(where="body", expected=encoding, found=str(error)) from None
     if unpacked is not None and not unpacked.eof:

@@ -73,6 +73,16 @@ def error_headers(error: OnwardError) -> Headers | None:
     return {b"retry-after": b"%d" % whole_s, b"x-onward-retry-after-ms": b"%d" % max(1, round(after_s * 1000))}
 
 
+def refusal(error: OnwardError, status: int, common_headers: bytes) -> bytes:
+    """A whole answer for a connection that is about to be closed, whatever was asked on it."""
+    request_id = new_request_id()
+    body = error_body(error, request_id)
+    return (
+        b"%b%bcontent-type: application/json\r\ncontent-length: %d\r\nx-request-id: %b\r\nconnection: close\r\n\r\n%b"
+        % (_STATUS_LINES[status], common_headers, len(body), request_id, body)
+    )
+
+
 class Abandonable(Protocol):
     """Work that may be given up when its client leaves."""
 

@@ -7,24 +7,24 @@ one piece. Everything else falls through to the Starlette app. Knows nothing of 
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from onward.errors import TooLarge
-from onward.runners.serve.exchange import Exchange, Headers, Route, error_body, new_request_id
+from onward.runners.serve.connection import PatientProtocol
+from onward.runners.serve.descriptors import most_connections, raise_limit
+from onward.runners.serve.exchange import Exchange, Headers, Route
 
-_KEEP_ALIVE_SWEEP_S = 1.0
 _END_OF_HEAD = b"\r\n\r\n"
 _MAX_HEADS = 1024
 _MAX_HEAD_BYTES = 2048
-# The largest head that is read, and how long a client may be silent in the middle of a request.
 _HEAD_LIMIT_BYTES = 64 << 10
-_STALLED_S = 30.0
-# How long a refused body is read and thrown away, and how long shutdown waits for a request that is on its way.
-_LINGER_S = 2.0
+# How long shutdown waits for a request that is on its way.
 _LAST_CALL_S = 0.1
 
 Routes: TypeAlias = Mapping[bytes, Route]
@@ -39,7 +39,7 @@ class Head(NamedTuple):
     length: int
 
 
-class FastProtocol(HttpToolsProtocol):
+class FastProtocol(PatientProtocol):
     """uvicorn's protocol with a short way for the paths in `routes` (set on a subclass by `protocol_for`)."""
 
     routes: ClassVar[Routes] = {}
@@ -47,52 +47,24 @@ class FastProtocol(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
-        self._idle_since_s: float | None = time.monotonic()
         self.active: Exchange | None = None
-        self._lingering = False
+        self._asgi: Any = None
         self._last_call = False
-        self._between_messages = True
         self._one_piece: bytes | None = None
-        self._heard_s = time.monotonic()
         self._piece_bytes = 0
         self._head_bytes = 0
-        self._in_head = False
-        self._upgraded = False
-        self._common_headers_of: Any = None
-        self._common_headers = b""
-
-    def connection_made(self, transport: Any) -> None:
-        """uvicorn's, and one timer for the whole life of the connection instead of one a request."""
-        super().connection_made(transport)
-        self._sweep()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client is gone: give up what it waits for."""
         active, self.active = self.active, None
+        asgi, self._asgi = self._asgi, None
         super().connection_lost(exc)
+        if asgi is not None and not asgi.response_complete:  # uvicorn tells the request that was read last only
+            asgi.disconnected = True
+            asgi.message_event.set()
         if active is not None and not active.response_complete:
             active.abandon()
         self.pipeline.clear()
-
-    def _sweep(self) -> None:
-        """Close the connection if it has been idle for the keep-alive time, or silent in the middle of a request; else
-        look again in a second."""
-        if self.transport.is_closing() or self._upgraded:
-            return
-        now = time.monotonic()
-        idle_since_s = self._idle_since_s
-        if self.flow.read_paused or self.flow.write_paused:
-            self._heard_s = now  # it is we who do not listen
-        cycle = self.cycle
-        stalled = (
-            idle_since_s is None
-            and now - self._heard_s >= _STALLED_S
-            and (cycle is None or cycle.response_complete or cycle.more_body)
-        )
-        if stalled or (idle_since_s is not None and now - idle_since_s >= self.timeout_keep_alive):
-            self.transport.close()
-        else:
-            self.loop.call_later(_KEEP_ALIVE_SWEEP_S, self._sweep)
 
     def data_received(self, data: bytes) -> None:
         """uvicorn's, but a request in one piece whose head has been parsed before goes straight to its handler.
@@ -117,11 +89,12 @@ class FastProtocol(HttpToolsProtocol):
                     self.active = exchange
                     exchange.start()
                     return
-        if self._lingering:
+        if self._lingering or self._afterwards is not None:
             return
-        self._heard_s = time.monotonic()
+        self._patience.hear(time.monotonic(), len(data))
         self._piece_bytes = len(data)
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        self._feed(data)
         if self._in_head:
             self._head_bytes += len(data)
             if self._head_bytes > _HEAD_LIMIT_BYTES and not self.transport.is_closing():
@@ -137,21 +110,11 @@ class FastProtocol(HttpToolsProtocol):
         super().handle_websocket_upgrade()
 
     def _refuse_head(self) -> None:
-        """The head is too large: answer, unless another answer is due first, and close."""
+        """The head is too large: answer, after the answers that are due, and close."""
         self._in_head = False
-        if self.cycle is not None and not self.cycle.response_complete:
-            self._lingering = True
-            self.transport.close()
-            return
-        request_id = new_request_id()
         expected = f"at most {_HEAD_LIMIT_BYTES} bytes"
-        body = error_body(TooLarge("the head of the request is too large", where="head", expected=expected), request_id)
-        self.transport.write(
-            b"HTTP/1.1 431 Request Header Fields Too Large\r\n%bcontent-type: application/json\r\n"
-            b"content-length: %d\r\nx-request-id: %b\r\nconnection: close\r\n\r\n%b"
-            % (self.common_headers(), len(body), request_id, body)
-        )
-        self.linger()
+        error = TooLarge("the head of the request is too large", where="head", expected=expected)
+        self.end_with(partial(self.refuse, error, 431))
 
     def _remember_head(self, exchange: Exchange) -> None:
         """Keep the head of a request that came in one piece, if its bytes alone say what it means."""
@@ -170,13 +133,11 @@ class FastProtocol(HttpToolsProtocol):
         path = self.url.partition(b"?")[0]
         self.heads[data[:start]] = Head(path, exchange.query, headers, int(length))
 
-    def _unset_keepalive_if_required(self) -> None:
-        self._idle_since_s = None
-
     def on_message_begin(self) -> None:
         """Only what every request needs; the ASGI scope is made where it is needed."""
         self._between_messages = False
         self._in_head = True
+        self._patience.begin()
         self._head_bytes = -self._piece_bytes  # what stands before it in this piece does not count
         self.url = b""
         self.headers = []
@@ -197,6 +158,9 @@ class FastProtocol(HttpToolsProtocol):
             path, _, query = path.partition(b"?")
         route = self.routes.get(path)
         parser = self.parser
+        if parser.should_upgrade() and parser.get_method() != b"CONNECT" and not self._should_upgrade():
+            self._ignores_upgrade = True
+            return
         if route is None or parser.get_method() != b"POST" or parser.should_upgrade():
             self._leave_to_asgi()
             return
@@ -245,6 +209,8 @@ class FastProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """The request has been read."""
+        if self._ignores_upgrade:
+            return
         self._between_messages = True
         cycle = self.cycle
         if self._lingering:
@@ -261,6 +227,7 @@ class FastProtocol(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         """The next pipelined request's turn (uvicorn calls this for both kinds)."""
         if not isinstance(cycle, Exchange):
+            self._asgi = cycle
             super()._start_asgi_task(cycle, app)
             return
         self.active = cycle
@@ -283,29 +250,15 @@ class FastProtocol(HttpToolsProtocol):
             return
         if self.pipeline:
             cycle, app = self.pipeline.pop()
-            if not self.pipeline:  # its body may be still to come; before that, more would only pile up
-                self._read_on()
+            if not self.pipeline and self._afterwards is None:
+                self.read_on()  # its body may be still to come; before that, more would only pile up
             self._start_asgi_task(cycle, app)
+        elif self._afterwards is not None:
+            self._afterwards()
         else:
-            self._read_on()
+            self.read_on()
             self.active = None
             self._idle_since_s = time.monotonic()
-
-    def _read_on(self) -> None:
-        """Read again, unless the client first has to read its answers: then `resume_writing` will."""
-        if self.flow.write_paused:
-            self.flow.read_paused = False
-        else:
-            self.flow.resume_reading()
-
-    def linger(self) -> None:
-        """The last answer is written although the client still sends. Closing now would reset the connection, and the
-        answer with it: close our half, and throw away what comes for a while."""
-        self._lingering = True
-        transport = self.transport
-        if transport.can_write_eof():
-            transport.write_eof()
-        self.loop.call_later(_LINGER_S, transport.close)
 
     def shutdown(self) -> None:
         """Close after the answer that is due; an idle connection a little later, for what may be on its way on it."""
@@ -319,26 +272,15 @@ class FastProtocol(HttpToolsProtocol):
         if self.cycle is None or self.cycle.response_complete:
             self.transport.close()
 
-    def pause_writing(self) -> None:
-        """The client does not read its answers: take no more requests from it until it does."""
-        super().pause_writing()
-        self.transport.pause_reading()
 
-    def resume_writing(self) -> None:
-        """The client reads again."""
-        super().resume_writing()
-        if not self.transport.is_closing() and not self.flow.read_paused:
-            self.transport.resume_reading()
+def protocol_for(routes: Routes) -> type[HttpToolsProtocol]:
+    """The protocol class for one server: uvicorn makes an instance of it a connection.
 
-    def common_headers(self) -> bytes:
-        """The headers that uvicorn puts on every answer (the date, remade once a second)."""
-        default = self.server_state.default_headers
-        if default is not self._common_headers_of:
-            self._common_headers_of = default
-            self._common_headers = b"".join(b"%b: %b\r\n" % header for header in default)
-        return self._common_headers
-
-
-def protocol_for(routes: Routes) -> type[FastProtocol]:
-    """The protocol class for one server: uvicorn makes an instance of it a connection."""
-    return type("RoutedProtocol", (FastProtocol,), {"routes": routes, "heads": {}})
+    With `ONWARD_FAST_PATH=off` it is uvicorn's own, and every request goes through ASGI: what is odd with one and not
+    with the other is the fast path's fault.
+    """
+    if os.environ.get("ONWARD_FAST_PATH") == "off":
+        return HttpToolsProtocol
+    raise_limit()
+    most = most_connections()
+    return type("RoutedProtocol", (FastProtocol,), {"routes": routes, "heads": {}, "most_connections": most})

@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from onward.errors import InputError, MalformedBody, ModelNotFound, TooLarge
+from onward.errors import Cancelled, InputError, MalformedBody, ModelNotFound, TooLarge
 from onward.package.features import is_kind
 from onward.prepare.profile import Features, check_entity
 from onward.runners.serve.caller import caller_of
@@ -135,7 +135,7 @@ async def _json(request: Request) -> Any:
             if len(body) > MAX_BODY_BYTES:
                 raise TooLarge(where="body", expected=f"at most {MAX_BODY_BYTES} bytes", found="more")
     except ClientDisconnect:
-        raise asyncio.CancelledError from None
+        raise Cancelled from None
     try:
         return msgspec.json.decode(body)
     except (msgspec.DecodeError, RecursionError) as error:

@@ -13,7 +13,8 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from onward.errors import MalformedBody, OnwardError, Overloaded, TooLarge
-from onward.runners.serve import http
+from onward.runners.serve import connection as connections
+from onward.runners.serve import http, patience
 from onward.runners.serve.exchange import Exchange, Route, timeout_s
 from onward.runners.serve.http import FastProtocol
 
@@ -28,6 +29,8 @@ class Transport(asyncio.Transport):
         self.written = b""
         self.closed = False
         self.reading = True
+        self.aborted = False
+        self.unread = 0
 
     def write(self, data: Any) -> None:
         self.written += data
@@ -49,6 +52,12 @@ class Transport(asyncio.Transport):
 
     def write_eof(self) -> None:
         self.written += b"<EOF>"
+
+    def get_write_buffer_size(self) -> int:
+        return self.unread
+
+    def abort(self) -> None:
+        self.closed = self.aborted = True
 
 
 class Connection:
@@ -475,7 +484,7 @@ async def test_an_idle_connection_closes_soon_after_shutdown_begins(connection: 
 async def test_an_idle_connection_is_closed_after_the_keep_alive_time(
     connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http, "_KEEP_ALIVE_SWEEP_S", 0.01)
+    monkeypatch.setattr(connections, "_SWEEP_S", 0.01)
     quiet, busy = Connection(), Connection()
     for one in (quiet, busy):
         one.protocol.timeout_keep_alive = cast(int, 0.05)
@@ -601,19 +610,23 @@ async def test_a_large_body_is_no_large_head() -> None:
 async def test_a_client_silent_in_the_middle_of_a_request_is_let_go(
     monkeypatch: pytest.MonkeyPatch, sent: bytes
 ) -> None:
-    monkeypatch.setattr(http, "_STALLED_S", 0.05)
-    monkeypatch.setattr(http, "_KEEP_ALIVE_SWEEP_S", 0.01)
+    monkeypatch.setattr(patience, "HEAD_S", 0.05)
+    monkeypatch.setattr(patience, "SILENCE_S", 0.05)
+    monkeypatch.setattr(connections, "_SWEEP_S", 0.01)
     connection = Connection()
     await connection.send(sent)
     await asyncio.sleep(0.02)
-    assert not connection.transport.closed
+    assert not connection.transport.written
     await asyncio.sleep(0.1)
-    assert connection.transport.closed
+    ((status, headers, body),) = connection.answers()
+    assert status == 408 and headers["connection"] == "close" and msgspec.json.decode(body)["code"] == "TOO_SLOW"
+    assert connection.transport.written.endswith(b"<EOF>")
 
 
 async def test_a_client_that_waits_for_its_answer_is_not_silent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "_STALLED_S", 0.05)
-    monkeypatch.setattr(http, "_KEEP_ALIVE_SWEEP_S", 0.01)
+    monkeypatch.setattr(patience, "HEAD_S", 0.05)
+    monkeypatch.setattr(patience, "SILENCE_S", 0.05)
+    monkeypatch.setattr(connections, "_SWEEP_S", 0.01)
     connection = Connection()
     await connection.send(post("/wait", b"a"))
     await asyncio.sleep(0.1)
@@ -622,3 +635,90 @@ async def test_a_client_that_waits_for_its_answer_is_not_silent(monkeypatch: pyt
     assert not connection.transport.closed
     connection.waiting[0].respond(b"late")
     assert connection.bodies() == [b"late"]
+
+
+async def test_a_head_that_comes_drop_by_drop_has_to_be_there_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "HEAD_S", 0.08)
+    monkeypatch.setattr(connections, "_SWEEP_S", 0.01)
+    connection = Connection()
+    for index in range(20):
+        await connection.send(post()[index : index + 1])
+        await asyncio.sleep(0.01)
+    assert [status for status, _, _ in connection.answers()] == [408]
+
+
+async def test_a_client_that_reads_nothing_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "UNREAD_S", 0.05)
+    monkeypatch.setattr(connections, "_SWEEP_S", 0.01)
+    connection = Connection()
+    connection.protocol.pause_writing()
+    connection.transport.unread = 70_000
+    for _ in range(10):  # as long as it reads at all, however slowly, it may
+        connection.transport.unread -= 1
+        await asyncio.sleep(0.01)
+    assert not connection.transport.aborted
+    await asyncio.sleep(0.1)
+    assert connection.transport.aborted
+
+
+async def test_beyond_the_most_connections_one_is_told_so_and_closed() -> None:
+    connection = Connection()
+    kind = type(connection.protocol)
+    kind.most_connections = 1
+    second = kind(config=connection.protocol.config, server_state=connection.state, app_state={})
+    transport = Transport()
+    second.connection_made(transport)
+    ((status, headers, _),) = parse(transport.written)
+    assert (status, headers["connection"]) == (503, "close") and transport.closed
+    await connection.send(post(body=b"well"))
+    assert connection.bodies() == [b"well"]
+
+
+async def test_what_is_wrong_behind_a_request_is_told_after_its_answer(connection: Connection) -> None:
+    await connection.send(post("/wait") + b"nonsense\r\n\r\n" + post())
+    assert connection.transport.written == b""
+    connection.waiting[0].respond(b"mine")
+    assert [(status, body) for status, _, body in connection.answers()] == [
+        (200, b"mine"), (400, b"Invalid HTTP request received."),
+    ]  # fmt: skip
+    assert connection.transport.closed
+
+
+async def test_a_large_head_behind_a_request_is_refused_after_its_answer(connection: Connection) -> None:
+    await connection.send(post("/wait") + b"POST /echo HTTP/1.1\r\nX-A: " + b"a" * (100 << 10), step=20 << 10)
+    assert connection.transport.written == b""
+    connection.waiting[0].respond(b"mine")
+    assert [status for status, _, _ in connection.answers()] == [200, 431]
+
+
+async def test_a_pipelined_body_that_breaks_off_costs_no_answer_before_it(connection: Connection) -> None:
+    await connection.send(post("/wait") + chunked("/echo", b"a")[:-5] + b"zz\r\n")
+    connection.waiting[0].respond(b"mine")
+    assert [status for status, _, _ in connection.answers()] == [200, 400]
+
+
+@pytest.mark.parametrize("path", ["/echo", "/other"])
+@pytest.mark.parametrize("step", [0, 1, 50])
+async def test_an_upgrade_that_is_not_to_be_had_is_ignored(connection: Connection, path: str, step: int) -> None:
+    wish = ("Connection: keep-alive, Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABk")
+    await connection.send(post(path, b"body", *wish) + post(body=b"more"), step=step)
+    first, second = connection.bodies()
+    assert first.endswith(b"body") and second == b"more"
+
+
+async def test_a_thousand_wishes_for_an_upgrade_are_no_thousand_frames(connection: Connection) -> None:
+    await connection.send(post("/echo", b"", "Connection: Upgrade", "Upgrade: x") * 1000)
+    for _ in range(3000):
+        await asyncio.sleep(0)
+    assert len(connection.answers()) == 1000
+
+
+async def test_an_app_whose_client_left_is_told_also_where_more_was_pipelined(connection: Connection) -> None:
+    connection.protocol.data_received(post("/other", b"0123456789")[:-3])
+    await settle()
+    first = connection.protocol.cycle
+    connection.protocol.data_received(b"789" + post("/wait"))
+    connection.protocol.connection_lost(None)
+    assert first.disconnected
+    await settle()
+    assert connection.transport.written == b""

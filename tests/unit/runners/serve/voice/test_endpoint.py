@@ -17,11 +17,11 @@ from starlette.routing import Route as StarletteRoute
 from starlette.routing import WebSocketRoute
 
 from onward.errors import ModelNotFound
-from onward.runners.serve import http
+from onward.runners.serve import connection, patience
 from onward.runners.serve.app import on_onward_error
 from onward.runners.serve.exchange import Exchange, OnwardError, Route
 from onward.runners.serve.http import protocol_for
-from onward.runners.serve.server import _Server
+from onward.runners.serve.process import HttpServer
 from onward.runners.serve.voice import endpoint as endpoint_module
 from onward.runners.serve.voice.assistant import Assistant
 from onward.runners.serve.voice.endpoint import VoiceEndpoint
@@ -67,7 +67,7 @@ async def serving(
         ws_per_message_deflate=False, lifespan="off", log_config=None, access_log=False,
         timeout_keep_alive=keep_alive_s, timeout_graceful_shutdown=5,
     )  # fmt: skip
-    server = _Server(config)
+    server = HttpServer(config)
     task = asyncio.create_task(server.serve())
     while not server.started:
         await asyncio.sleep(0.005)
@@ -137,8 +137,9 @@ async def test_an_upgrade_behind_an_unanswered_request_is_not_made() -> None:
 
 
 async def test_the_timers_of_the_fast_path_leave_a_quiet_websocket_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "_STALLED_S", 0.1)
-    monkeypatch.setattr(http, "_KEEP_ALIVE_SWEEP_S", 0.05)
+    monkeypatch.setattr(patience, "HEAD_S", 0.1)
+    monkeypatch.setattr(patience, "SILENCE_S", 0.1)
+    monkeypatch.setattr(connection, "_SWEEP_S", 0.05)
     async with serving(Parrot(hears=["hello"]), keep_alive_s=1) as voices, voices.connect() as socket:
         await socket.send(START)
         await event(socket, "ready")
