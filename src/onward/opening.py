@@ -7,8 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
-from onward.package.manifest import load_manifest
-from onward.package.package import open_package
+from onward.package.package import open_package, verified_manifest
 from onward.package.sources import fetch, is_source
 from onward.pipeline import Pipeline
 from onward.stages import StagedPipeline
@@ -23,7 +22,7 @@ def open_pipeline(path: str | Path, *, check: bool = True, repositories: Sequenc
     The packages of stages are looked for in the repository that the package lies in, then in `repositories`.
     """
     path = fetch(path) if isinstance(path, str) and is_source(path) else Path(path)
-    manifest = load_manifest(path) if path.is_dir() else open_package(path).manifest
+    manifest = verified_manifest(path) if path.is_dir() else open_package(path).manifest
     if manifest.stages:
         open_stage = partial(open_pipeline, check=check, repositories=repositories)
         return StagedPipeline.open(path, open_stage, repositories=repositories, check=check)

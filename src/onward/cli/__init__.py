@@ -12,7 +12,7 @@ import sys
 import click
 
 from onward import __version__
-from onward.cli import audit, batch, cloud, compare, edge, outbox, packages, people, serving
+from onward.cli import audit, batch, cloud, compare, edge, migration, outbox, packages, people, serving, signing
 from onward.errors import MissingExtra, OnwardError
 
 _OF_DECIDE = frozenset({"cel_expr_python", "cryptography", "httpcore", "sqlalchemy"})
@@ -33,6 +33,8 @@ for _command in (
     packages.inspect,
     packages.verify,
     packages.pack,
+    migration.import_group,
+    signing.sign,
     compare.compare,
     people.chat,
     people.profiles,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from onward.cli.options import FILE, as_json, size_bytes
+from onward.cli.options import FILE, as_json, signed_by, size_bytes
 from onward.errors import MissingExtra, UsageError
 
 
@@ -34,6 +34,7 @@ from onward.errors import MissingExtra, UsageError
               help="Where rows are answered: on this machine's cores, or by a Ray cluster.")  # fmt: skip
 @click.option("--ray-address", default="", metavar="HOST:PORT", help="The cluster; without it, Ray starts here.")
 @as_json
+@signed_by
 def batch(
     package: str, source: str, output: str, query: str, columns: str, keep: str, outputs: str, where: str,
     limit: int | None, max_rejects: int | None, memory: str, restart: bool, no_decide: bool, store: str,

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from onward.cli.options import FILE, as_json, size_bytes
+from onward.cli.options import FILE, as_json, signed_by, size_bytes
 
 _TARGETS = ("docker", "kubernetes", "kserve", "ray", "systemd")
 
@@ -33,6 +33,7 @@ _TARGETS = ("docker", "kubernetes", "kserve", "ray", "systemd")
 @click.option("--no-measure", is_flag=True, help="Do not start a server to see what it takes.")
 @click.option("--force", is_flag=True, help="Replace OUT.")
 @as_json
+@signed_by
 def cloud(source: str, out: Path, targets: tuple[str, ...], as_json: bool, **chosen: Any) -> None:
     """Write what it takes to serve PACKAGE or REPOSITORY in a cluster into OUT/TARGET."""
     from onward.runners.cloud.export import CloudOptions, export

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from onward.cli.options import FILE, as_json
+from onward.cli.options import FILE, as_json, signed_by
 
 
 @click.command()
@@ -28,6 +28,7 @@ from onward.cli.options import FILE, as_json
 @click.option("--no-webgpu", is_flag=True,
               help="With --target web: leave out what graphics processors need (17 MB).")  # fmt: skip
 @as_json
+@signed_by
 def edge(package: str, out: Path, target: str, inputs: int, no_webgpu: bool, as_json: bool, **quantizing: Any) -> None:
     """Write PACKAGE as a folder that answers on a device with Python or in a browser, and no server."""
     import msgspec

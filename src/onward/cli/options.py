@@ -31,6 +31,19 @@ key_file = click.option(
     envvar="ONWARD_KEY_FILE",
     help="The installation key, which opens what is sealed; by default beside a SQLite store.",
 )
+
+
+def _trust_only(_context: click.Context, _option: click.Parameter, keys: tuple[Path, ...]) -> None:
+    if keys:
+        from onward.package.trust import trust_only
+
+        trust_only(keys)
+
+
+signed_by = click.option(
+    "--signed-by", type=FILE, multiple=True, metavar="PUBLIC_KEY", envvar="ONWARD_SIGNED_BY", callback=_trust_only,
+    expose_value=False, help="Take only packages signed by this key (PEM); of several, by any of them.",
+)  # fmt: skip
 as_json = click.option("--json", "as_json", is_flag=True, help="JSON even in a terminal.")
 tenant = click.option("--tenant", default=None, help="Of this tenant only.")
 by = click.option("--by", default=None, help="Who does this, for the audit log; by default the user's name.")

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from onward.cli.options import FILE, as_json
+from onward.cli.options import FILE, as_json, signed_by
 
 
 @click.command()
@@ -19,6 +19,7 @@ from onward.cli.options import FILE, as_json
     "--save", type=click.Path(dir_okay=False, path_type=Path), default=None,
     help="Where to write the sound or picture of the answer; of one INPUT only.",
 )  # fmt: skip
+@signed_by
 def run(package: str, inputs: tuple[str, ...], outputs: str, as_json: bool, save: Path | None) -> None:
     """Answer INPUTs here: JSON, text, files (.json .jsonl .txt, images, sound), or - for standard input."""
     from onward.runners import local
@@ -30,6 +31,7 @@ def run(package: str, inputs: tuple[str, ...], outputs: str, as_json: bool, save
 @click.command()
 @click.argument("package")
 @as_json
+@signed_by
 def inspect(package: str, as_json: bool) -> None:
     """Show what a package takes, does and gives."""
     from onward.runners import local
@@ -43,6 +45,7 @@ def inspect(package: str, as_json: bool) -> None:
 @click.option("--inputs", type=click.IntRange(1), default=200, show_default=True,
               help="With --runners: golden inputs and others made of them, so many in all.")  # fmt: skip
 @as_json
+@signed_by
 def verify(package: str, runners: str, inputs: int, as_json: bool) -> None:
     """Check a package: digests, graphs, and every golden example run on this machine."""
     from onward.runners import local

@@ -21,6 +21,13 @@ _PORT = click.IntRange(1, 65_535)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", type=_PORT, default=8000, show_default=True, help="Port for inference.")
 @click.option("--admin-port", type=_PORT, default=8002, show_default=True, help="Port for /admin, loopback only.")
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    help="Processes that share the port for inference.",
+)
 @click.option("--insecure", is_flag=True, help="Allow an address beyond this machine although there are no keys.")
 @click.option(
     "--keep-versions",
@@ -41,6 +48,7 @@ _PORT = click.IntRange(1, 65_535)
 @click.option("--actions", type=FILE, default=None, help="What each action may do (actions.toml); without it, nothing.")
 @options.key_file
 @click.option("--no-relay", is_flag=True, help="Leave carrying out actions to `onward relay`.")
+@options.signed_by
 def serve(**chosen: Any) -> None:
     """Serve every package of REPOSITORY (or one package) over HTTP."""
     from onward.package.sources import fetch, is_source

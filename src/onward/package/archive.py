@@ -8,24 +8,46 @@ in one rename. Packages run from the unpacked folder, never from the archive.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import shutil
 import stat
+import struct
 import tempfile
 import zipfile
 import zlib
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from onward.errors import DigestMismatch, PackageError
-from onward.package.digest import LOCK_FILE, MAX_FILES, Lock, package_files, read_lock, verify_folder
+from onward.package.attestation import MAX_BYTES as MAX_SIGNATURE_BYTES
+from onward.package.digest import (
+    LOCK_FILE,
+    MAX_FILES,
+    MAX_LOCK_BYTES,
+    SIGNATURE_FILE,
+    Lock,
+    package_files,
+    read_lock,
+    verify_folder,
+)
 from onward.package.sections import is_inner_path
+from onward.package.trust import read_trusted_lock
 
 SUFFIX = ".onward"
 MAX_UNPACKED_BYTES = 64 << 30
 MAX_RATIO = 200
 """Bytes unpacked per byte of archive. Deflate of real weights stays below 20; bombs are near 1,000."""
-MAX_LOCK_BYTES = 4 << 20
+MAX_DIRECTORY_BYTES = MAX_FILES * 640
+"""Of the list of entries at an archive's end: what MAX_FILES of the longest names take."""
 
+_END, _END_BYTES = b"PK\x05\x06", 22
+_END64_PLACE, _END64_PLACE_BYTES = b"PK\x06\x07", 20
+_END64, _END64_BYTES = b"PK\x06\x06", 56
+_LOCAL_HEADER_BYTES = 30
+_UNREADABLE = (
+    zipfile.BadZipFile, zlib.error, struct.error, ValueError, OverflowError, RuntimeError, EOFError,
+)  # fmt: skip
 _CHUNK_BYTES = 1 << 20
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
@@ -47,7 +69,8 @@ def write_archive(folder: Path, out: Path) -> Path:
     handle, temporary = tempfile.mkstemp(prefix=f".{out.name}.", dir=out.parent)
     try:
         with os.fdopen(handle, "wb") as stream, zipfile.ZipFile(stream, "w") as archive:
-            for path, file in {LOCK_FILE: folder / LOCK_FILE, **package_files(folder)}.items():
+            apart = {name: folder / name for name in (LOCK_FILE, SIGNATURE_FILE) if (folder / name).is_file()}
+            for path, file in {**apart, **package_files(folder)}.items():
                 entry = zipfile.ZipInfo(path, date_time=_EPOCH)
                 entry.create_system = 3  # Unix, on every system: the bytes must not depend on where they were made
                 entry.external_attr = (stat.S_IFREG | 0o644) << 16
@@ -70,26 +93,31 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "onward"
 
 
-def unpack(archive: Path, cache: Path | None = None) -> Path:
+def unpack(archive: Path, cache: Path | None = None, *, signed: bool = True) -> Path:
     """Unpack an archive into the cache by its package digest and return the folder.
 
-    A folder that is already there is verified and used again. Raises `PackageError` for anything that does not
-    belong in a package (paths that leave it, links, bombs), `DigestMismatch` for contents the lock does not name.
+    A folder that is already there is verified and used again. With `signed`, the policy on signatures is kept. Raises `PackageError` for anything that does not
+    belong in a package (paths that leave it, links, bombs), `DigestMismatch` for contents the lock does not
+    name, and for a package that is not signed as the policy wants `NotSigned` or `SignatureRefused`, before any of it
+    is unpacked.
     """
     packages = (cache or cache_folder()) / "packages"
     packages.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=".unpacking-", dir=packages))
     try:
+        _check_directory(archive)
         with zipfile.ZipFile(archive) as opened:
             entries = _checked_entries(opened, archive)
-            _extract(opened, entries[LOCK_FILE], temporary / LOCK_FILE, MAX_LOCK_BYTES)
-            lock = read_lock(temporary)
-            folder = packages / lock.digest
+            for name, limit_bytes in ((LOCK_FILE, MAX_LOCK_BYTES), (SIGNATURE_FILE, MAX_SIGNATURE_BYTES)):
+                if name in entries:
+                    _extract(opened, entries[name], temporary / name, limit_bytes)
+            lock = read_trusted_lock(temporary) if signed else read_lock(temporary)
+            folder = packages / _cached_name(temporary, lock)
             if _is_verified(folder, lock):
                 return folder
             _extract_files(opened, entries, lock, temporary, archive)
         return _settle(temporary, folder, lock)
-    except (zipfile.BadZipFile, zlib.error, UnicodeDecodeError, NotImplementedError, RuntimeError, EOFError) as error:
+    except _UNREADABLE as error:
         raise PackageError(
             f"not a readable archive: {error}", where=str(archive), expected="a .onward archive"
         ) from None
@@ -97,6 +125,48 @@ def unpack(archive: Path, cache: Path | None = None) -> Path:
         raise PackageError(f"cannot be unpacked: {error.strerror or error}", where=str(archive)) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _cached_name(folder: Path, lock: Lock) -> str:
+    """The package digest; of a signed package, with what tells apart who signed it, and which lock."""
+    if not (folder / SIGNATURE_FILE).is_file():
+        return lock.digest
+    signed = hashlib.sha256((folder / LOCK_FILE).read_bytes() + (folder / SIGNATURE_FILE).read_bytes())
+    return f"{lock.digest}-{signed.hexdigest()[:16]}"
+
+
+def _check_directory(archive: Path) -> None:
+    """Refuse an archive whose list of entries is longer than a package's can be, before `zipfile` reads all of it."""
+    size = archive.stat().st_size
+    with archive.open("rb") as stream:
+        stream.seek(max(size - _END_BYTES - _END64_PLACE_BYTES, 0))
+        tail = stream.read()
+        end = tail[-_END_BYTES:]
+        if len(end) < _END_BYTES or not end.startswith(_END) or end[-2:] != b"\0\0":
+            raise PackageError(
+                "not a readable archive: it does not end as one", where=str(archive), expected="a zip without a comment"
+            )
+        length = int.from_bytes(end[12:16], "little")
+        place = tail[:-_END_BYTES]
+        if place.startswith(_END64_PLACE):
+            stream.seek(min(int.from_bytes(place[8:16], "little"), size))
+            end64 = stream.read(_END64_BYTES)
+            if len(end64) < _END64_BYTES or not end64.startswith(_END64):
+                raise PackageError("not a readable archive: it does not end as one", where=str(archive))
+            length = int.from_bytes(end64[40:48], "little")
+    if length > MAX_DIRECTORY_BYTES:
+        expected = f"a list of entries of at most {MAX_DIRECTORY_BYTES} bytes"
+        raise PackageError("too many files", where=str(archive), expected=expected, found=f"{length} bytes")
+
+
+def _check_apart(entries: Iterable[zipfile.ZipInfo], archive: Path) -> None:
+    """Refuse entries that share bytes: a bomb is made of a few bytes that many entries unpack."""
+    ordered = sorted(entries, key=lambda entry: entry.header_offset)
+    for entry, after in itertools.pairwise(ordered):
+        end = entry.header_offset + _LOCAL_HEADER_BYTES + len(entry.orig_filename.encode()) + entry.compress_size
+        if end > after.header_offset:
+            shown = f'"{entry.filename}" and "{after.filename}" overlap'
+            raise PackageError(shown, where=str(archive), expected="bytes of their own for every file")
 
 
 def _checked_entries(opened: zipfile.ZipFile, archive: Path) -> dict[str, zipfile.ZipInfo]:
@@ -126,6 +196,7 @@ def _checked_entries(opened: zipfile.ZipFile, archive: Path) -> dict[str, zipfil
     if size > min(MAX_UNPACKED_BYTES, MAX_RATIO * archive.stat().st_size):
         expected = f"at most {MAX_UNPACKED_BYTES} bytes, and {MAX_RATIO} times the archive's size"
         raise PackageError("unpacks to too much", where=where, expected=expected, found=f"{size} bytes")
+    _check_apart(entries.values(), archive)
     if LOCK_FILE not in entries:
         raise PackageError("not an archive of a package", where=where, expected=f"a {LOCK_FILE} in it")
     return entries
@@ -134,7 +205,7 @@ def _checked_entries(opened: zipfile.ZipFile, archive: Path) -> dict[str, zipfil
 def _extract_files(
     opened: zipfile.ZipFile, entries: dict[str, zipfile.ZipInfo], lock: Lock, target: Path, archive: Path
 ) -> None:
-    differing = sorted(entries.keys() ^ (lock.files.keys() | {LOCK_FILE}))
+    differing = sorted((entries.keys() - {SIGNATURE_FILE}) ^ (lock.files.keys() | {LOCK_FILE}))
     if differing:
         expected = f"the files that {LOCK_FILE} lists"
         raise DigestMismatch(f'"{differing[0]}" is missing or extra', where=str(archive), expected=expected)

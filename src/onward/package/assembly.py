@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from onward.errors import ManifestError, PackageError
-from onward.package.digest import LOCK_FILE, lock_of, lock_text, package_files
+from onward.package.digest import LOCK_FILE, SIGNATURE_FILE, lock_of, lock_text, package_files
 from onward.package.examples import read_examples
 from onward.package.graphcheck import check_graph
 from onward.package.manifest import load_manifest
@@ -47,7 +47,8 @@ def assemble(
     `PackageError`; the folder then has no lock.
     """
     folder = Path(folder)
-    (folder / LOCK_FILE).unlink(missing_ok=True)
+    for stale in (LOCK_FILE, SIGNATURE_FILE):
+        (folder / stale).unlink(missing_ok=True)
     manifest = load_manifest(folder)
     check_files(manifest, folder)
     for graph in graph_files(manifest):

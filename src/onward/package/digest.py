@@ -1,7 +1,7 @@
 """What a package is, as a number: SHA-256 of every file, and one digest over them all.
 
-The package digest is SHA-256 over the lines `path NUL sha256 LF`, sorted by path, of every file but `onward.lock`,
-and, for a package made of others, over the lines `NUL name==version NUL digest LF` of those, sorted, too.
+The package digest is SHA-256 over the lines `path NUL sha256 LF`, sorted by path, of every file but `onward.lock` and
+`onward.sig`, and, for a package made of others, over the lines `NUL name==version NUL digest LF` of those, sorted, too.
 It depends on paths and contents only: not on times, owners, modes, or the order in which a disk lists files.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,11 +16,15 @@ from typing import Any
 
 from onward.errors import DigestMismatch, PackageError
 from onward.package.manifest_text import toml_value
+from onward.package.reading import read_plain
 from onward.package.sections import is_inner_path
+from onward.package.toml_text import load_toml
 
 LOCK_FILE = "onward.lock"
+SIGNATURE_FILE = "onward.sig"
 LOCK_FORMAT = 1
 MAX_FILES = 10_000
+MAX_LOCK_BYTES = 4 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +57,7 @@ def package_digest(files: Mapping[str, str], stages: Mapping[str, str] | None = 
 
 
 def package_files(folder: Path) -> dict[str, Path]:
-    """Every file of a package but `onward.lock`, by its path inside the package with forward slashes, sorted.
+    """Every file of a package but `onward.lock` and `onward.sig`, by its path inside the package, sorted.
 
     Raises `PackageError` for links, devices and names that may not be in a package (hidden, or not portable).
     """
@@ -72,7 +75,8 @@ def package_files(folder: Path) -> dict[str, Path]:
             raise PackageError(
                 f'"{other}" and "{path}" are one file on some systems', where=str(folder), expected=expected
             )
-    found.pop(LOCK_FILE, None)
+    for apart in (LOCK_FILE, SIGNATURE_FILE):
+        found.pop(apart, None)
     return found
 
 
@@ -132,15 +136,27 @@ def lock_text(lock: Lock) -> str:
 
 def read_lock(folder: Path) -> Lock:
     """Read and check `onward.lock`; raises `PackageError` where there is none, `DigestMismatch` where it is forged."""
+    return parse_lock(read_lock_bytes(folder), folder)
+
+
+def read_lock_bytes(folder: Path) -> bytes:
+    """`onward.lock` as it is; raises `PackageError` where there is none, or something else in its place."""
     file = folder / LOCK_FILE
-    if file.is_symlink():
-        raise PackageError("a link", where=str(file), expected="a plain file")
     try:
-        values = tomllib.loads(file.read_bytes().decode("utf-8"))
+        return read_plain(file, MAX_LOCK_BYTES)
     except FileNotFoundError:
         expected = f"a {LOCK_FILE}: pack the folder first"
         raise PackageError("not a packed package", where=str(folder), expected=expected) from None
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise PackageError(f"cannot be read: {error}", where=str(file)) from None
+
+
+def parse_lock(data: bytes, folder: Path) -> Lock:
+    """A lock from its bytes; raises `PackageError` where it is none, `DigestMismatch` where it is forged."""
+    file = folder / LOCK_FILE
+    try:
+        values = load_toml(data.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
         raise PackageError(f"cannot be read: {error}", where=str(file), expected="TOML in UTF-8") from None
     files, digest, parity = values.get("files"), values.get("digest"), values.get("parity", {})
     stages = values.get("stages", {})

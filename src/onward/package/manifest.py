@@ -11,13 +11,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, cast
 
-from onward.errors import ManifestError
+from onward.errors import ManifestError, PackageError
 from onward.package.features import read_features, read_profile
 from onward.package.manifest_checks import check_manifest
 from onward.package.manifest_sampling import read_sampling
 from onward.package.manifest_stages import read_answer, read_stages
 from onward.package.manifest_steps import read_generate, read_prepare
 from onward.package.manifest_text import dump_manifest
+from onward.package.reading import read_plain
 from onward.package.records import (
     Backend,
     Batching,
@@ -65,6 +66,7 @@ __all__ = [
     "ProfileSource",
     "Table",
     "Tokenize",
+    "decode_manifest",
     "dump_manifest",
     "is_name",
     "is_version",
@@ -96,18 +98,24 @@ def load_manifest(path: Path) -> Manifest:
     """
     file = path / MANIFEST_FILE if path.is_dir() else path
     try:
-        with file.open("rb") as stream:
-            data = stream.read(TEXT_LIMIT_BYTES + 1)
+        data = read_plain(file, TEXT_LIMIT_BYTES, links=True)
     except OSError as error:
         raise ManifestError(
             f"cannot be read: {error.strerror}", where=str(file), expected=f"a {MANIFEST_FILE}"
         ) from None
+    except PackageError as error:
+        raise ManifestError(error.message, where=error.where, expected=error.expected) from None
+    return decode_manifest(data, file=str(file))
+
+
+def decode_manifest(data: bytes, file: str = MANIFEST_FILE) -> Manifest:
+    """Read a manifest from its bytes; `file` is what errors call it. Raises `ManifestError`."""
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise ManifestError("not valid UTF-8", where=f"{file}:{line}", expected="TOML in UTF-8") from None
-    return parse_manifest(text, file=str(file))
+    return parse_manifest(text, file=file)
 
 
 def parse_manifest(text: str, file: str = MANIFEST_FILE) -> Manifest:

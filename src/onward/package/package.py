@@ -1,20 +1,24 @@
 """A package on disk, opened: its folder, its manifest and its identity.
 
-Opening verifies before it parses: first every file against `onward.lock`, then the manifest, then the graphs for
-operators that may not be served. It knows nothing of runtimes.
+Opening verifies before it parses: first, where the policy asks for one, the signature, then every file against
+`onward.lock`, then the manifest, then the graphs for operators that may not be served. It knows nothing of runtimes.
 """
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from onward.errors import NotFound
+from onward.errors import DigestMismatch, NotFound
 from onward.package.archive import is_archive, unpack
 from onward.package.digest import read_lock, verify_folder
 from onward.package.graphcheck import check_graph
-from onward.package.manifest import Manifest, load_manifest
+from onward.package.manifest import MANIFEST_FILE, Manifest, decode_manifest, load_manifest
+from onward.package.reading import read_plain
 from onward.package.records import GenerateGraph, PrepareGraph
+from onward.package.sections import TEXT_LIMIT_BYTES
+from onward.package.trust import read_trusted_lock
 from onward.types import PackageId
 
 
@@ -30,8 +34,9 @@ class Package:
 def open_package(path: Path, *, verify: bool = True) -> Package:
     """Open a package folder or a `.onward` archive.
 
-    With `verify`, every file is hashed again: a missing, extra or changed file raises `DigestMismatch`, and a graph
-    with training or foreign operators `RefusedGraph`. Without it the lock is believed, which is right only for
+    With `verify`, every file is hashed again: a missing, extra or changed file raises `DigestMismatch`, a package that
+    is not signed as the policy wants `NotSigned` or `SignatureRefused`, and a graph with training or foreign operators
+    `RefusedGraph`. Without it the lock is believed, which is right only for
     files that this process, or one it trusts, has verified since nobody else could write to them.
     Raises `NotFound` where there is nothing, and `ManifestError` or `PackageError` where the package is not valid.
     """
@@ -39,7 +44,7 @@ def open_package(path: Path, *, verify: bool = True) -> Package:
     if not path.exists():
         raise NotFound("no such package", where=str(path), expected="a package folder or a .onward archive")
     folder = path if path.is_dir() else unpack(path)
-    lock = read_lock(folder)
+    lock = read_trusted_lock(folder) if verify else read_lock(folder)
     if verify:
         verify_folder(folder, lock)
     manifest = load_manifest(folder)
@@ -48,6 +53,22 @@ def open_package(path: Path, *, verify: bool = True) -> Package:
             check_graph(folder / graph, folder)
     identity = PackageId(name=manifest.package.name, version=manifest.package.version, digest=lock.digest)
     return Package(folder=folder, manifest=manifest, id=identity)
+
+
+def verified_manifest(folder: Path) -> Manifest:
+    """The manifest of a package folder, itself verified, before anything else of the folder is: to see what it is.
+
+    Raises what `open_package` raises for a lock, a signature or a manifest that is wrong.
+    """
+    lock = read_trusted_lock(folder)
+    file = folder / MANIFEST_FILE
+    try:
+        data = read_plain(file, TEXT_LIMIT_BYTES)
+    except OSError as error:
+        raise DigestMismatch(f"cannot be read: {error.strerror}", where=str(file)) from None
+    if hashlib.sha256(data).hexdigest() != lock.files.get(MANIFEST_FILE):
+        raise DigestMismatch(f'"{MANIFEST_FILE}" has changed', where=str(folder))
+    return decode_manifest(data, file=str(file))
 
 
 def graph_files(manifest: Manifest) -> tuple[str, ...]:

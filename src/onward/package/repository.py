@@ -16,6 +16,7 @@ from onward.package.archive import unpack
 from onward.package.digest import LOCK_FILE, read_lock, verify_folder
 from onward.package.manifest import MANIFEST_FILE, is_name, is_version, load_manifest
 from onward.package.sections import suggestion
+from onward.package.trust import read_trusted_lock
 
 
 class Repository:
@@ -33,7 +34,7 @@ class Repository:
         if self.root.is_file():
             self._open_single(unpack(self.root))  # verified while it was unpacked
         elif any((self.root / file).is_file() for file in (LOCK_FILE, MANIFEST_FILE)):
-            verify_folder(self.root, read_lock(self.root))
+            verify_folder(self.root, read_trusted_lock(self.root))
             self._open_single(self.root)
         elif _version_folders(self.root):
             folder = self.root.resolve()
@@ -81,7 +82,7 @@ class Repository:
         if self._single or self._only:
             raise PackageError("this is a single package", where=str(self.root), expected="a repository folder")
         source = unpack(folder) if folder.is_file() else folder
-        lock = read_lock(source)
+        lock = read_trusted_lock(source)
         verify_folder(source, lock)
         package = load_manifest(source).package
         place = self.root / package.name / package.version

@@ -16,6 +16,7 @@ from typing import Any
 from onward.errors import ManifestError
 from onward.package.records import place
 from onward.package.toml_lines import toml_lines
+from onward.package.toml_text import load_toml
 
 TEXT_LIMIT_BYTES = 1 << 20
 
@@ -29,6 +30,7 @@ _TOML_NAMES: Mapping[type, str] = {
 }
 _AT_LINE = re.compile(r"\(at line (\d+), column \d+\)")
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f]")
+_NOT_PORTABLE = re.compile(r'[\\:*?"<>|\x00-\x1f\x7f]')
 
 
 class ManifestProblems(ManifestError):
@@ -49,7 +51,7 @@ class Document:
         if len(text) > TEXT_LIMIT_BYTES:
             raise ManifestError("the text is too long", where=file, expected=f"at most {TEXT_LIMIT_BYTES} characters")
         try:
-            self.values: dict[str, Any] = tomllib.loads(text)
+            self.values: dict[str, Any] = load_toml(text)
             self.lines = toml_lines(text.replace("\r\n", "\n"))
         except tomllib.TOMLDecodeError as error:
             raise _syntax_error(str(error), text, file) from None
@@ -251,7 +253,7 @@ class Section:
 
 def is_inner_path(path: str) -> bool:
     """Whether `path` may name a file of a package: relative, plain, visible, and the same on every system."""
-    if not path or len(path) > 512 or "\\" in path or ":" in path or _UNPRINTABLE.search(path):
+    if not path or len(path) > 512 or _NOT_PORTABLE.search(path):
         return False
     parts = path.split("/")
     if any(part != part.strip() or part.endswith(".") for part in parts):

@@ -22,6 +22,7 @@ from onward.package.pack import pack as pack_source
 from onward.package.package import Package, is_package, open_package
 from onward.package.repository import Repository
 from onward.package.sources import fetch, is_source
+from onward.package.trust import trusted_keys, verify_signature
 from onward.runners import terminal
 from onward.streaming import STREAMING_BACKENDS, StreamingPipeline
 from onward.types import Blob, CancelToken, Field, Input, Item, Result, TensorSpec
@@ -112,9 +113,11 @@ def verify(package: str, *, as_json: bool) -> None:
     with open_pipeline(find(package), check=False, repositories=[DEFAULT_REPOSITORY]) as pipeline:
         examples = pipeline.check_examples()
         identity, providers = pipeline.package.id, list(getattr(pipeline, "providers", ()))
+        keys = trusted_keys()
+        signed_by = str(verify_signature(pipeline.package.folder, keys).key) if keys else ""
     report = {
         "name": identity.name, "version": identity.version, "digest": identity.digest, "examples": examples,
-        "seconds": round(time.perf_counter() - started, 3), "providers": providers,
+        "seconds": round(time.perf_counter() - started, 3), "providers": providers, "signed_by": signed_by,
     }  # fmt: skip
     if sys.stdout.isatty() and not as_json:
         terminal.show_verified(report)

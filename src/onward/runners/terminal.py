@@ -199,6 +199,8 @@ def show_verified(report: Mapping[str, Any]) -> None:
     )
     if report.get("providers"):
         _console.print(f"[dim]runs on[/] {', '.join(report['providers'])}")
+    if report.get("signed_by"):
+        _console.print(f"[dim]signed by[/] {report['signed_by']}")
     _console.print(f"[dim]digest[/] {report['digest']}")
 
 
@@ -252,6 +254,20 @@ def show_packed(report: Mapping[str, Any]) -> None:
         _console.print(f"[dim]compared with the original on {report['rows']} rows[/]")
     else:
         _console.print("[yellow]not compared with the original[/]")
+
+
+def show_moved(report: Mapping[str, Any]) -> None:
+    """What `onward import` shows of one model."""
+    if "refused" in report:
+        version = f" {report['version']}" if "version" in report else ""
+        _console.print(f"[red]refused[/] [bold]{escape(report['source'] + version)}[/]: {escape(report['refused'])}")
+    else:
+        name = f"{report['name']} {report['version']}"
+        _console.print(f"[green]imported[/] [bold]{name}[/] → {escape(report['path'])}")
+        compared = f"compared with the original on {report['rows']} rows" if report["compared"] else "not compared"
+        _console.print(f"  [dim]{compared}[/]")
+    for note in report["notes"]:
+        _console.print(f"  [yellow]-[/] {escape(note)}")
 
 
 def _bar(score: float) -> str:

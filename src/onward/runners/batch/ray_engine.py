@@ -22,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 
 from onward.errors import ExecutionError, MissingExtra, OnwardError, UsageError
+from onward.package.trust import TRUST_VARIABLE
 from onward.runners.batch.deciding import open_deciding
 from onward.runners.batch.job import Run
 from onward.runners.batch.opened_job import OpenedJob, open_job
@@ -72,7 +73,7 @@ class RayRun(Run):
         shards = ray.data.from_items([{"index": index} for index in missing], override_num_blocks=len(missing))
         answers = shards.map(
             ShardActor, fn_constructor_args=(job, dict(self._journal.head)), num_cpus=1,
-            compute=ray.data.ActorPoolStrategy(size=workers),
+            compute=ray.data.ActorPoolStrategy(size=workers), **_trusting(),
         )  # fmt: skip
         try:
             yield from answers.iter_rows()
@@ -171,6 +172,12 @@ def _ray() -> Any:
         raise MissingExtra("this needs Ray", expected="pip install 'onward[ray]'") from None
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     return ray
+
+
+def _trusting() -> dict[str, Any]:
+    """What makes workers, wherever they run, take only the packages that this process takes."""
+    keys = os.environ.get(TRUST_VARIABLE)
+    return {"runtime_env": {"env_vars": {TRUST_VARIABLE: keys}}} if keys else {}
 
 
 def _everywhere(source: str) -> str:

@@ -17,8 +17,7 @@ from typing import Any, TypeAlias, TypeVar
 from onward.errors import ModelNotFound, OnwardError, PackageError, Unavailable
 from onward.package.digest import LOCK_FILE, read_lock
 from onward.package.examples import read_examples
-from onward.package.manifest import load_manifest
-from onward.package.package import Package, open_package
+from onward.package.package import Package, open_package, verified_manifest
 from onward.package.repository import Repository, version_key
 from onward.pipeline import Pipeline
 from onward.runners.serve.exchange import Headers, Route
@@ -333,7 +332,7 @@ class Models:
         """The pipeline of a version, warm, and how fast it is, unless it streams; a package of stages as it is."""
         folder = self._repository.path(name, version)
         self._stamps[name, version] = _stamps_of(folder)  # first: what changes while it loads is seen by the next scan
-        manifest = load_manifest(folder)
+        manifest = verified_manifest(folder)
         if manifest.stages:
             package = open_package(folder)
             _check_named(package, name, version)
