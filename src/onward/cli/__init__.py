@@ -12,7 +12,7 @@ import sys
 import click
 
 from onward import __version__
-from onward.cli import audit, batch, cloud, compare, edge, migration, outbox, packages, people, serving, signing
+from onward.cli import audit, batch, cloud, compare, edge, explain, migration, outbox, packages, people, serving, signing
 from onward.errors import MissingExtra, OnwardError
 
 _OF_DECIDE = frozenset({"cel_expr_python", "cryptography", "httpcore", "sqlalchemy"})
@@ -44,6 +44,7 @@ for _command in (
     outbox.approvals,
     outbox.kill_switch,
     serving.relay,
+    explain.explain,
 ):
     cli.add_command(_command)
 

@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from onward.errors import MalformedBody, NotFound, OnwardError, TooLarge, UnsupportedMedia
 from onward.runners.serve.app import error_response, on_http_error, on_onward_error
+from onward.runners.serve.explanation import explanation
 from onward.runners.serve.models import AnyServed, Models
 from onward.runners.serve.policies import Policies
 from onward.runners.serve.staged import StagedModel
@@ -78,6 +79,10 @@ class AdminEndpoints:
             for (name, version), error in self._models.failed.items()
         ]
         return JSONResponse({"ready": self._models.ready, "models": [*served, *failed]})
+
+    async def request(self, request: Request) -> Response:
+        """What became of one of the last requests: where its time went, with whom it ran, what was decided on it."""
+        return JSONResponse(await explanation(request.path_params["id"], self._policies))
 
     async def approvals(self, request: Request) -> Response:
         """What waits for a person, with each payload and its digest."""
@@ -289,6 +294,7 @@ def make_admin_app(models: Models, policies: Policies | None = None, *, metrics:
         routes=[
             *([Route("/metrics", metrics, methods=["GET"])] if metrics is not None else []),
             Route("/admin/models", on.index, methods=["GET"]),
+            Route("/admin/requests/{id}", on.request, methods=["GET"]),
             Route("/admin/approvals", on.approvals, methods=["GET"]),
             Route("/admin/approvals/{id}", on.answer, methods=["POST"]),
             Route("/admin/actions", on.actions, methods=["GET"]),

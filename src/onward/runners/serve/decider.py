@@ -24,6 +24,7 @@ from onward.pipeline import Pipeline
 from onward.runners.serve.caller import Caller, caller_of
 from onward.runners.serve.exchange import Exchange, Headers
 from onward.runners.serve.plain import Call
+from onward.runners.serve.traces import TRACES
 from onward.telemetry import DecisionMetrics, ModelMetrics
 from onward.types import Item
 
@@ -140,7 +141,10 @@ class Undecided:
         repeated = recorded[0].repeated
         for one in () if repeated else recorded:
             decider.metrics.count(one.decision.outcome, one.facts.failure)
-        decider.metrics.commit_s.observe(time.monotonic() - self._submitted_s)
+        commit_s = time.monotonic() - self._submitted_s
+        decider.metrics.commit_s.observe(commit_s)
+        ids = tuple(one.decision_id for one in recorded)
+        TRACES.decided(exchange.request_id, self._caller.tenant, ids, commit_s, repeated=repeated)
         exchange.respond(self._body(recorded, repeated), headers=REPEATED if repeated else None)
         decider.model_metrics.request_s.observe(time.monotonic() - exchange.arrived_s)
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 import msgspec
 
 from onward.errors import MalformedBody, OnwardError, Overloaded, TooLarge, UnsupportedMedia
+from onward.runners.serve.traces import TRACES
 from onward.types import Event
 
 if TYPE_CHECKING:
@@ -223,6 +224,7 @@ class Exchange:
                 _log.exception("request %s could not be decided without an answer", self.request_id.decode())
             else:
                 return
+        TRACES.refused(self.request_id, self.arrived_s, error.code, str(error))
         self.respond(error_body(error, self.request_id), status=error.status, headers=error_headers(error))
 
     def stream(self, events: AsyncGenerator[Event, None]) -> None:

@@ -18,6 +18,7 @@ from onward.execute.onnx import cores
 from onward.execute.scheduler import Batch, Scheduler, Work
 from onward.pipeline import Pipeline
 from onward.runners.serve.request import NO_FAILURES, Outputs, Request, Unprepared, Waiting
+from onward.runners.serve.traces import TRACES, Source
 from onward.telemetry import ModelMetrics
 from onward.types import Array
 
@@ -35,6 +36,8 @@ class Lane:
         self._metrics = metrics
         self._loop = asyncio.get_running_loop()
         self.inline = inline
+        # Set before the first request, where it is to be traced who ran with whom.
+        self.source: Source | None = None
         self.scheduler = Scheduler(
             max_batch_size=pipeline.batch_rows,
             max_queue_delay_us=manifest.batching.max_queue_delay_us,
@@ -81,6 +84,7 @@ class Lane:
             raise Unavailable("this version is being unloaded")
         if self.prepares and isinstance(request.columns, Unprepared):
             self.admit(0, request.columns.size)
+        request.queued_s = time.monotonic()
         if self.inline:
             self.scheduler.add(request, now_s)
         else:
@@ -181,7 +185,10 @@ class Lane:
         works: list[Request] = batch.works  # type: ignore[assignment]
         fetches = works[0].fetches
         started = time.perf_counter()
-        failed = _prepare_all(works) if self.prepares else NO_FAILURES
+        failed, prepare_s = NO_FAILURES, 0.0
+        if self.prepares:
+            failed = _prepare_all(works)
+            prepare_s = time.perf_counter() - started
         try:
             outcome: Outputs | OnwardError
             if failed:
@@ -194,6 +201,7 @@ class Lane:
                 outcome = Outputs(fetches, arrays, failed)
             else:
                 outcome = Outputs(fetches, [], failed)
+            outcome.prepare_s = prepare_s
         except OnwardError as error:
             outcome = error
         except Exception as error:  # a bug of ours must not take the lane down with it
@@ -246,15 +254,20 @@ class Lane:
         metrics.queue_s.observe(batch.started_s - works[0].arrived_s)
         metrics.rows += batch.rows
         start = 0
+        answered_s = []
         for work in works:
             if outcome.failed and (reason := outcome.failed.get(work)) is not None:
                 work.reject(reason) if isinstance(reason, OnwardError) else work.crash(reason)
+                answered_s.append(time.monotonic())
                 continue
             try:
                 work.resolve(outcome, start)
             except Exception as error:
                 work.crash(error)
             start += work.rows
+            answered_s.append(time.monotonic())
+        if self.source is not None:
+            TRACES.ran(self.source, batch, run_s, outcome, works, answered_s)
 
     def _finish_failed(self, works: Sequence[Request], error: OnwardError) -> None:
         if len(works) == 1:
@@ -307,10 +320,10 @@ def _check_rows(names: Sequence[str], arrays: Sequence[Array], rows: int) -> Non
             raise ExecutionError(where=name, expected=f"{rows} rows as in the input", found=f"shape {array.shape}")
 
 
-async def answer(lane: Lane, request: Waiting) -> dict[str, Array]:
-    """Submit a request and wait for its rows; cancelling the task cancels the request."""
+async def answer(lane: Lane, request: Waiting, arrived_s: float | None = None) -> dict[str, Array]:
+    """Submit a request (that arrived then, or now) and wait for its rows; cancelling the task cancels the request."""
     request.future = asyncio.get_running_loop().create_future()
-    lane.submit(request, time.monotonic())
+    lane.submit(request, time.monotonic() if arrived_s is None else arrived_s)
     try:
         return await request.future
     except asyncio.CancelledError:

@@ -37,7 +37,7 @@ class Outputs:
     `failed` names the requests that could not be prepared: they have no rows here.
     """
 
-    __slots__ = ("_lists", "arrays", "failed", "finished_s", "names")
+    __slots__ = ("_lists", "arrays", "failed", "finished_s", "names", "prepare_s")
 
     def __init__(
         self, names: tuple[str, ...], arrays: list[Array], failed: Mapping[Request, Exception] = NO_FAILURES
@@ -46,6 +46,7 @@ class Outputs:
         self.arrays = arrays
         self.failed = failed
         self.finished_s = time.monotonic()
+        self.prepare_s = 0.0  # where the batch's requests were prepared on the instance's thread
         self._lists: list[list[Any] | None] = [None] * len(arrays)
 
     def rows(self, index: int) -> list[Any]:
@@ -64,7 +65,7 @@ class Outputs:
 class Request(Work):
     """Work with its tensors, and what to do with the outcome. Every request gets exactly one of both calls."""
 
-    __slots__ = ("columns", "fetches")
+    __slots__ = ("columns", "fetches", "queued_s", "request_id")
 
     def __init__(
         self,
@@ -83,6 +84,8 @@ class Request(Work):
         self.state = State.QUEUED
         self.columns = columns
         self.fetches = fetches
+        self.request_id = b""
+        self.queued_s = 0.0
 
     def resolve(self, outputs: Outputs, start: int) -> None:
         """The batch has been computed; this request's rows begin at `start`."""

@@ -32,6 +32,7 @@ from onward.runners.serve.oip import InferDecoder, InferRequest, field_specs
 from onward.runners.serve.oip_answer import InferEncoder
 from onward.runners.serve.request import Outputs, Request, Unprepared, Waiting
 from onward.runners.serve.speed import INLINE_BELOW_S, Speed
+from onward.runners.serve.traces import Source
 from onward.telemetry import ModelMetrics
 from onward.types import Array, Field, Item, Prepared, Result
 
@@ -66,6 +67,8 @@ class ServedModel:
         steady = manifest.execute.backend == "onnx" and self.decoder.fixed_shapes
         inline = steady and speed.batch_s < INLINE_BELOW_S
         self.lane = Lane(pipeline, self.metrics, inline=inline)
+        shapes = None if pipeline.invariant is None else pipeline.invariant.shapes
+        self.lane.source = Source(package=self.id, shapes=shapes)
         self.speed = speed
         # Set before the first request, where the package has a policy, or features of entities.
         self.decider: Decider | Talker | None = None
@@ -188,11 +191,13 @@ class ServedModel:
         return b"".join([body, self._answer_tail, request_id, b'"}'])
 
     async def answer(
-        self, items: Sequence[Item], outputs: Sequence[str] = (), *, deadline_s: float = math.inf
-    ) -> list[Result]:
+        self, items: Sequence[Item], outputs: Sequence[str] = (), *, deadline_s: float = math.inf,
+        request_id: bytes = b"",
+    ) -> list[Result]:  # fmt: skip
         """Answer items from a coroutine (the ASGI routes), through the same queue, by `deadline_s` at the latest."""
         fetches = self.pipeline.fetches(outputs)
-        deadline_s = min(deadline_s, time.monotonic() + self._deadline_s)
+        arrived_s = time.monotonic()
+        deadline_s = min(deadline_s, arrived_s + self._deadline_s)
         loop = asyncio.get_running_loop()
         size = sum(len(value) for item in items for value in item.values() if isinstance(value, bytes))
         if self._prepare_inline and len(items) == 1 and size <= _PREPARE_INLINE_BYTES:
@@ -204,7 +209,9 @@ class ServedModel:
             finally:
                 self.lane.admit(-len(items), -size)
         key, length = self._key(columns, fetches, length)
-        tensors = await answer(self.lane, Waiting(columns, fetches, len(items), length, key, deadline_s))
+        work = Waiting(columns, fetches, len(items), length, key, deadline_s)
+        work.request_id = request_id
+        tensors = await answer(self.lane, work, arrived_s)
         slices = ({name: rows[index : index + 1] for name, rows in tensors.items()} for index in range(len(items)))
         return [self._result(rows, outputs) for rows in slices]
 
@@ -225,6 +232,7 @@ class ServedModel:
             return
         work.served = self
         work.exchange = exchange
+        work.request_id = exchange.request_id
         exchange.work = work
         self.lane.submit(work, exchange.arrived_s)
 

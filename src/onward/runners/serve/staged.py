@@ -28,6 +28,7 @@ from onward.runners.serve.exchange import Exchange, timeout_s
 from onward.runners.serve.sent_events import is_asked_for
 from onward.runners.serve.served import ServedModel
 from onward.runners.serve.stage_call import Asked, ask, events
+from onward.runners.serve.traces import TRACES
 from onward.telemetry import ModelMetrics
 from onward.types import Event, Item, Result
 
@@ -187,6 +188,7 @@ class StagedModel:
             timing = ", ".join(f"{name};dur={took:.1f}" for name, took in walks[0].stages_ms.items())
             headers = {b"server-timing": timing.encode()} if timing and not call.many else None
             exchange.respond(b"".join([body, self._tail, exchange.request_id, b'"}']), headers=headers)
+            TRACES.staged(exchange.request_id, self.id, exchange.arrived_s, walks[0].stages_ms)
             self.metrics.request_s.observe(time.monotonic() - exchange.arrived_s)
 
     # --- From coroutines ---

@@ -25,6 +25,7 @@ from onward.runners.serve.caller import Caller, caller_of
 from onward.runners.serve.decider import REPEATED
 from onward.runners.serve.exchange import Exchange
 from onward.runners.serve.plain import Call
+from onward.runners.serve.traces import TRACES
 from onward.telemetry import DecisionMetrics, ModelMetrics
 
 CONVERSATION = "conversation"
@@ -128,11 +129,12 @@ class Heard:
     def _say(self, answer: Mapping[str, Any] | None, failure: str) -> None:
         talker, message = self._talker, self._message
         profile = self.profiles[0] if self.profiles else talker.profile(self._item)
+        begun_s = time.monotonic()
         talker.start(lambda: talker.say(message, answer, profile, failure)).add_done_callback(
-            lambda future: self._said(future, failure)
+            lambda future: self._said(future, failure, begun_s)
         )
 
-    def _said(self, future: asyncio.Future[Said], failure: str) -> None:
+    def _said(self, future: asyncio.Future[Said], failure: str, begun_s: float) -> None:
         talker, exchange = self._talker, self._exchange
         try:
             said = future.result()
@@ -146,6 +148,10 @@ class Heard:
             return
         if not said.repeated:
             talker.metrics.count(said.outcome, failure)
+        ids = (said.body["decision"]["decision_id"],)
+        TRACES.decided(
+            exchange.request_id, self._message.tenant, ids, time.monotonic() - begun_s, repeated=said.repeated
+        )
         body = _encode(said.body | {"request_id": exchange.request_id.decode()})
         exchange.respond(body, headers=REPEATED if said.repeated else None)
         talker.model_metrics.request_s.observe(time.monotonic() - exchange.arrived_s)

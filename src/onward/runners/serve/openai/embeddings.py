@@ -39,7 +39,7 @@ async def embeddings(call: Call, serving: Serving) -> None:
         raise Refused(f"dimensions: model {request.model!r} has {size}", param="dimensions")
     deadline_s = call.deadline_s(served.pipeline.manifest.limits.deadline_ms / 1000)
     async with call.attended():
-        vectors, tokens = await _embed(served, texts, deadline_s)
+        vectors, tokens = await _embed(served, texts, deadline_s, call.request_id.encode())
         body = _body(vectors, request, tokens)
         await call.respond(body)
 
@@ -59,7 +59,9 @@ def _texts(given: str | list[Any]) -> list[str]:
     return texts
 
 
-async def _embed(served: ServedModel, texts: Sequence[str], deadline_s: float) -> tuple[npt.NDArray[np.float32], int]:
+async def _embed(
+    served: ServedModel, texts: Sequence[str], deadline_s: float, request_id: bytes
+) -> tuple[npt.NDArray[np.float32], int]:
     """The texts' vectors, (texts, size), and how many tokens they were."""
     manifest = served.pipeline.manifest
     field, output = served.signature.inputs[0].name, served.signature.outputs[0].name
@@ -72,7 +74,8 @@ async def _embed(served: ServedModel, texts: Sequence[str], deadline_s: float) -
     async def run(chunk: Sequence[int]) -> None:
         async with turn:
             try:
-                results = await served.answer([{field: texts[at]} for at in chunk], deadline_s=deadline_s)
+                items = [{field: texts[at]} for at in chunk]
+                results = await served.answer(items, deadline_s=deadline_s, request_id=request_id)
             except InputError as error:
                 raise _in_request(error, chunk, len(texts)) from None
         for at, result in zip(chunk, results, strict=True):
