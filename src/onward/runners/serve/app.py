@@ -347,14 +347,15 @@ async def on_client_gone(request: Request, error: Exception) -> Response:
 async def on_http_error(request: Request, error: Exception) -> Response:
     """Starlette's handler of its own errors: told as ours are."""
     assert isinstance(error, HTTPException)
-    if error.status_code == 405:
-        allowed = (error.headers or {}).get("Allow", "")
+    headers = dict(error.headers or {})
+    if error.status_code == 405:  # Starlette's order is another one in each process
+        allowed = headers["Allow"] = ", ".join(sorted(headers.get("Allow", "").split(", ")))
         wrong: OnwardError = MethodNotAllowed(where=request.url.path, expected=allowed, found=request.method)
     else:
         wrong = NotFound(where=request.url.path) if error.status_code == 404 else MalformedBody(str(error.detail))
     response = error_response(wrong)
     response.status_code = error.status_code
-    response.headers.update(error.headers or {})
+    response.headers.update(headers)
     return response
 
 
