@@ -335,6 +335,14 @@ class ExecutionError(OnwardError):
     exit_code = 70
 
 
+class UnpicklingRefused(OnwardError):
+    """Something was to be unpickled, and nothing may be while answers are given."""
+
+    code = "UNPICKLING_REFUSED"
+    status = 500
+    exit_code = 70
+
+
 class UsageError(OnwardError):
     """The command was called in a way it does not understand."""
 

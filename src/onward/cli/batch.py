@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import click
 
 from onward.cli.options import FILE, as_json, signed_by, size_bytes
 from onward.errors import MissingExtra, UsageError
+from onward.unpickling import unpickling_refused
 
 
 @click.command()
@@ -62,7 +64,10 @@ def batch(
         memory_bytes=size_bytes("--memory", memory), decide=not no_decide, store=store, actions=actions,
         key_file=key_file, tenant=tenant, engine=engine, ray_address=ray_address,
     )  # fmt: skip
-    show(run(job), as_json=as_json or not sys.stdout.isatty())
+    # Ray ships its own objects as pickles between its own processes.
+    with nullcontext() if engine == "ray" else unpickling_refused():
+        summary = run(job)
+    show(summary, as_json=as_json or not sys.stdout.isatty())
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ import click
 from onward.cli import options
 from onward.cli.options import FILE, SECONDS
 from onward.errors import Unavailable, UsageError
+from onward.unpickling import unpickling_refused
 
 _PORT = click.IntRange(1, 65_535)
 
@@ -67,7 +68,8 @@ def serve(**chosen: Any) -> None:
         drain_grace_s=chosen.pop("drain_grace"), **chosen,
     )  # fmt: skip
     try:
-        serve_repository(settings)
+        with unpickling_refused():
+            serve_repository(settings)
     except SystemExit as left:  # uvicorn's way out where it cannot listen; it has said why
         sys.exit(Unavailable.exit_code if left.code else 0)
 
@@ -82,7 +84,8 @@ def relay(store: str, actions: Path, key_file: Path | None, dry_run: bool) -> No
     from onward.runners.relay import run_relay
 
     log_to_stderr()
-    run_relay(store, actions=actions, key_file=key_file, dry_run=dry_run)
+    with unpickling_refused():
+        run_relay(store, actions=actions, key_file=key_file, dry_run=dry_run)
 
 
 def log_to_stderr() -> None:

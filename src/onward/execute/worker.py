@@ -35,6 +35,7 @@ from onward.execute.frames import (
     tensors_of,
 )
 from onward.types import Array
+from onward.unpickling import refuse_unpickling
 
 _F_SETSIG = 10  # Linux; not in `fcntl`
 
@@ -81,6 +82,7 @@ def _construct(channel: socket.socket) -> Any:
     message, _ = receive(channel)
     if not isinstance(message, Start):
         return None
+    refuse_unpickling()  # for good: from here on it is the package's code that runs
     try:
         model = load_class(Path(message.folder), message.module, message.class_name)(Path(message.folder))
         if not callable(getattr(model, "run", None)):
