@@ -189,10 +189,11 @@ def sandboxed() -> None:
 
 @contextlib.contextmanager
 def serving(
-    repository: Path | str, *options: str, ready: bool = True, environment: Mapping[str, str] | None = None
-) -> Iterator[Server]:
+    repository: Path | str, *options: str, ready: bool = True, environment: Mapping[str, str] | None = None,
+    files: int = 0,
+) -> Iterator[Server]:  # fmt: skip
     """`onward serve` in a process of its own, ready; at the end SIGTERM, which must end it with exit code 0."""
-    running = start(repository, *options, environment=environment)
+    running = start(repository, *options, environment=environment, files=files)
     try:
         if ready:
             wait_until_ready(running)
@@ -207,11 +208,18 @@ def serving(
         running.log_file.unlink(missing_ok=True)
 
 
-def start(repository: Path | str, *options: str, environment: Mapping[str, str] | None = None) -> Server:
-    """Start the server's process; it may not be ready yet. `environment` comes on top of this process's own."""
+def start(
+    repository: Path | str, *options: str, environment: Mapping[str, str] | None = None, files: int = 0
+) -> Server:
+    """Start the server's process; it may not be ready yet. `environment` comes on top of this process's own.
+
+    It may hold `files` open files, if that is not 0.
+    """
     port, admin_port = free_port(), free_port()
     command = [sys.executable, "-m", "onward", "serve", str(repository), *options]
     command += ["--port", str(port), "--admin-port", str(admin_port)]
+    if files:
+        command = ["sh", "-c", f'ulimit -n {files}; exec "$@"', "sh", *command]
     handle, name = tempfile.mkstemp(prefix="onward-serve-", suffix=".log")
     with os.fdopen(handle, "wb") as log:
         own = os.environ | (environment or {})
@@ -249,7 +257,7 @@ def png(colour: tuple[int, int, int], size: tuple[int, int] = (48, 32)) -> bytes
     return file.getvalue()
 
 
-def write_loan(folder: Path) -> None:
+def write_loan(folder: Path, *, labels: str = "approve\nreview\ndecline\n") -> None:
     """A logistic regression over five fields of different kinds, with its contributions on request."""
     weights = np.array([[0.01], [-0.06], [-8.0], [20.0], [-60.0]], np.float32)  # (fields, 1)
     # Class scores as lines over the risk: low → approve, middle → review, high → decline.
@@ -273,9 +281,10 @@ def write_loan(folder: Path) -> None:
         tensor("contributions", TensorProto.FLOAT, ["n", 5]),
     ]  # fmt: skip
     item = {"amount": 9000.0, "income": 3200.0, "years_employed": 6, "purpose": "car", "customer": True}
-    example = Example(name="a steady customer", input=item, answer={"label": "approve", "risk": 190.0})
+    answer = {"label": labels.split("\n")[0], "risk": 190.0}
+    example = Example(name="a steady customer", input=item, answer=answer)
     write_package(folder, LOAN, {"model.onnx": model(nodes, inputs, outputs, constants)},
-                  labels="approve\nreview\ndecline\n", examples=[example])  # fmt: skip
+                  labels=labels, examples=[example])  # fmt: skip
 
 
 def write_shade(folder: Path) -> None:
