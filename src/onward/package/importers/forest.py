@@ -1,7 +1,9 @@
 """Trees as records, and the ONNX graph that answers as they do. It knows no library's files.
 
-A graph takes the FP32 matrix of the `table` step. Splits compare FP32 numbers: where a library compares in FP64, the
-reader rounds `x <= threshold` down, which means the same for every FP32 x.
+A graph takes the FP32 matrix of the `table` step, and its splits compare FP32 numbers. Where a library compares FP64
+numbers, a threshold becomes the largest FP32 number not above it: `x <= threshold` then means the same for every FP32
+x. But a number that was typed with decimals is FP64 in the library and FP32 here. For those the nearest FP32 number is
+right: rounding keeps the order, so that what was not above the threshold is not above it either.
 """
 
 from __future__ import annotations
@@ -17,18 +19,22 @@ from onward.package.importers.extra import need
 from onward.package.importers.tablegraph import MATRIX
 from onward.types import Array
 
-SUMMED_TREES = 100
-"""Trees summed in FP32 before the sums go on in FP64, where all in FP32 is not close enough."""
 MOST_NODES = 50_000_000
 _PURPOSE = "packing a tree model"
 
+ZERO = 1e-35
+"""What LightGBM takes for zero."""
+Rounding: TypeAlias = Literal["down", "nearest"]
 Rule: TypeAlias = Literal["BRANCH_LT", "BRANCH_LEQ", "BRANCH_GT"]
 Link: TypeAlias = Literal["identity", "sigmoid", "softmax", "exp", "softplus", "signed_square", "step"]
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """A node that compares a feature: on to the node `yes`, or `no`; a missing value goes to `yes` if told."""
+    """A node that compares a feature: on to the node `yes`, or `no`; a missing value goes to `yes` if told.
+
+    The value of BRANCH_LT is an FP32 number, that of the others may be an FP64 one.
+    """
 
     feature: int
     rule: Rule
@@ -66,7 +72,7 @@ class Forest:
     """Trees over `features` columns whose leaves sum up to `targets` margins.
 
     A margin is the sum times `scale` plus `base`; the answer is the link's value of it. With `pair` the one target is
-    the second of two classes, and the answer has both.
+    the second of two classes, and the answer has both. Zeros of the columns `zeros_missing` are missing values.
     """
 
     trees: Sequence[Tree]
@@ -76,6 +82,7 @@ class Forest:
     scale: float = 1.0
     link: Link = "identity"
     pair: bool = False
+    zeros_missing: tuple[int, ...] = ()
 
     def splits(self) -> Iterator[Split | Member]:
         """Every node that is no leaf."""
@@ -114,13 +121,14 @@ def _problem(tree: Tree, forest: Forest) -> str:
     return ""
 
 
-def write_forest(forest: Forest, output: str, *, exact: bool = False) -> bytes:
+def write_forest(forest: Forest, output: str, *, exact: bool = False, rounding: Rounding = "down") -> bytes:
     """The serialised ONNX model: FP32 [batch, features] in, FP32 [batch], or [batch, targets] where several, out.
 
-    With `exact` the sums of each hundred trees, and the link, are computed in FP64.
+    With `exact` the sum of the leaves, and the link, are computed in FP64. `rounding` is how thresholds become
+    FP32 numbers.
     """
     onnx = need("onnx", _PURPOSE)
-    writer = _Writer(onnx, exact=exact)
+    writer = _Writer(onnx, exact=exact, rounding=rounding)
     margin = writer.margin(forest)
     writer.answer(forest, margin, output)
     helper, types = onnx.helper, onnx.TensorProto
@@ -148,33 +156,43 @@ def float32_below(value: float) -> float:
 
 
 class _Writer:
-    def __init__(self, onnx: Any, *, exact: bool) -> None:
+    def __init__(self, onnx: Any, *, exact: bool, rounding: Rounding) -> None:
         self._onnx = onnx
         self._exact = exact
+        self._rounding = rounding
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
 
     def margin(self, forest: Forest) -> str:
         """Sums the trees, FP32 or FP64 [batch, targets], and adds the base."""
         base = np.asarray(forest.base or (0.0,), dtype=np.float64)
-        step = SUMMED_TREES if self._exact else len(forest.trees)
-        plain = not self._exact and forest.scale == 1.0
-        sums = []
-        for start in range(0, len(forest.trees), step):
-            attributes = _attributes(forest.trees[start : start + step])
-            if plain and base.any():
-                attributes["base_values"] = np.broadcast_to(base, forest.targets).tolist()
-            margin = self.add(
-                "TreeEnsembleRegressor", MATRIX, domain="ai.onnx.ml", n_targets=forest.targets,
-                aggregate_function="SUM", post_transform="NONE", **attributes,
-            )  # fmt: skip
-            sums.append(self._wide(margin))
-        margin = sums[0] if len(sums) == 1 else self.add("Sum", *sums)
-        if plain:
-            return margin
+        matrix = self._without_zeros(forest) if forest.zeros_missing else MATRIX
+        attributes = _attributes(forest.trees, self._rounding)
+        if self._exact:
+            matrix = self.add("Cast", matrix, to=self._onnx.TensorProto.DOUBLE)
+            for name in ("nodes_values", "target_weights"):
+                attributes[f"{name}_as_tensor"] = self._doubles(name, attributes.pop(name))
+        margin = self.add(
+            "TreeEnsembleRegressor", matrix, domain="ai.onnx.ml", n_targets=forest.targets, aggregate_function="SUM",
+            post_transform="NONE", **attributes,
+        )  # fmt: skip
+        if self._exact:
+            margin = self.add("Cast", margin, to=self._onnx.TensorProto.DOUBLE)
         if forest.scale != 1.0:
             margin = self.add("Mul", margin, self.constant(np.float64(forest.scale)))
         return self.add("Add", margin, self.constant(base)) if base.any() else margin
+
+    def _doubles(self, name: str, values: list[float]) -> Any:
+        return self._onnx.numpy_helper.from_array(np.array(values, dtype=np.float64), name)
+
+    def _without_zeros(self, forest: Forest) -> str:
+        numpy_helper = self._onnx.numpy_helper
+        asked = np.zeros(forest.features, dtype=bool)
+        asked[list(forest.zeros_missing)] = True
+        for name, value in (("zero", np.float32(ZERO)), ("missing", np.float32(np.nan)), ("asked", asked)):
+            self.constants.append(numpy_helper.from_array(np.asarray(value), f"onward_{name}"))
+        small = self.add("Not", self.add("Greater", self.add("Abs", MATRIX), "onward_zero"))
+        return self.add("Where", self.add("And", small, "onward_asked"), "onward_missing", MATRIX)
 
     def answer(self, forest: Forest, margin: str, output: str) -> None:
         """Puts the link's value of the margins under the output's name."""
@@ -215,16 +233,13 @@ class _Writer:
         self.constants.append(self._onnx.numpy_helper.from_array(array, name))
         return name
 
-    def _wide(self, value: str) -> str:
-        return self.add("Cast", value, to=self._onnx.TensorProto.DOUBLE) if self._exact else value
 
-
-def _attributes(trees: Iterable[Tree]) -> dict[str, Any]:
+def _attributes(trees: Iterable[Tree], rounding: Rounding) -> dict[str, Any]:
     """The attributes of one `TreeEnsembleRegressor`."""
     columns: dict[str, list[Any]] = {name: [] for name in _NODE_COLUMNS}
     targets: dict[str, list[Any]] = {"treeids": [], "nodeids": [], "ids": [], "weights": []}
     for number, tree in enumerate(trees):
-        for row in _rows(tree):
+        for row in _rows(tree, rounding):
             columns["treeids"].append(number)
             for name, value in zip(_NODE_COLUMNS[1:], row, strict=True):
                 columns[name].append(value)
@@ -233,7 +248,6 @@ def _attributes(trees: Iterable[Tree]) -> dict[str, Any]:
                 for target, weight in node.weights:
                     for name, value in zip(targets, (number, place, target, weight), strict=True):
                         targets[name].append(value)
-    # ORT calls a forest without a weight broken: one of a single target that adds nothing
     nodes = {f"nodes_{name}": values for name, values in columns.items()}
     return nodes | {f"target_{name}": values for name, values in targets.items()}
 
@@ -243,14 +257,16 @@ _NODE_COLUMNS = (
 )  # fmt: skip
 
 
-def _rows(tree: Tree) -> Iterator[tuple[int, int, str, float, int, int, int]]:
+def _rows(tree: Tree, rounding: Rounding) -> Iterator[tuple[int, int, str, float, int, int, int]]:
     """The nodes as ONNX has them: a membership is a chain of equalities that lead to one node."""
     spare = len(tree)
     for place, node in enumerate(tree):
         if isinstance(node, Leaf):
             yield place, 0, "LEAF", 0.0, 0, 0, 0
         elif isinstance(node, Split):
-            yield place, node.feature, node.rule, node.value, node.yes, node.no, int(node.missing_yes)
+            exact = node.rule == "BRANCH_LT" or rounding == "nearest"
+            value = node.value if exact else float32_below(node.value)
+            yield place, node.feature, node.rule, value, node.yes, node.no, int(node.missing_yes)
         else:
             here = place
             members = node.members or (-1,)  # none: no category has the number -1

@@ -45,11 +45,11 @@ class Column:
         )
 
     def numbers(self) -> Array:
-        """The column as FP32 [rows]: categories as their index, NaN where missing or unknown."""
+        """The column as FP64 [rows]: categories as their index, NaN where missing or unknown."""
         if self.kind == "category":
             index = {category: float(position) for position, category in enumerate(self.categories)}
-            return np.array([index.get(value, np.nan) for value in self.values], dtype=np.float32)
-        return np.array([np.nan if value is None else value for value in self.values], dtype=np.float32)
+            return np.array([index.get(value, np.nan) for value in self.values], dtype=np.float64)
+        return np.array([np.nan if value is None else value for value in self.values], dtype=np.float64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +65,10 @@ class Frame:
 
     def matrix(self) -> Array:
         """The sample as the `table` step will make it: FP32 [rows, columns]."""
+        return self.exact_matrix().astype(np.float32)
+
+    def exact_matrix(self) -> Array:
+        """The sample as it was given, FP64 [rows, columns]."""
         return np.stack([column.numbers() for column in self.columns], axis=1)
 
     def items(self) -> tuple[Item, ...]:

@@ -1,24 +1,69 @@
-"""Imports LightGBM models, scikit-learn style estimators and boosters alike, through onnxmltools."""
+"""Imports LightGBM's models from its text files, and from estimators and boosters in this process.
+
+The text is read here; LightGBM itself only answers the rows to compare with, where it is installed. It compares in
+FP64, `x <= threshold` goes left, and each split says what a missing value is: a zero, or something of its own.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from onward.errors import UsageError
+from onward.errors import PackageError, UsageError
 from onward.package.importers.draft import Draft
-from onward.package.importers.extra import need
-from onward.package.importers.frame import Frame, frame_of
-from onward.package.importers.tablegraph import GraphOutput, convert, round_thresholds_down, surround
-from onward.package.importers.tabular import PREDICTION, SCORES, Original, draft_of_table
+from onward.package.importers.forest import ZERO, Forest, Leaf, Link, Member, Node, Split, check_forest
+from onward.package.importers.treemodel import (
+    TreeColumn,
+    TreeModel,
+    draft_of_trees,
+    frame_of_model,
+    named_classes,
+    original_of,
+)
+from onward.package.importers.treeoriginal import answers_of_file
 from onward.package.records import PackageInfo
 
-TARGET_OPSET = 15
-SPLIT_TREES = 100
-"""Trees summed in FP32 before the sums go on in FP64, where all in FP32 is not close enough."""
-_PURPOSE = "packing a LightGBM model"
+_LINKS: Mapping[str, Link] = {
+    "regression": "identity", "regression_l1": "identity", "huber": "identity", "fair": "identity",
+    "quantile": "identity", "mape": "identity", "lambdarank": "identity", "rank_xendcg": "identity",
+    "": "identity", "poisson": "exp", "gamma": "exp", "tweedie": "exp", "binary": "sigmoid",
+    "cross_entropy": "sigmoid", "cross_entropy_lambda": "softplus", "multiclass": "softmax", "multiclassova": "sigmoid",
+}  # fmt: skip
+_CLASSIFIERS = ("binary", "multiclass", "multiclassova")
+_CATEGORICAL, _DEFAULT_LEFT = 1, 2
+_MISSING_ZERO, _MISSING_NAN = 1, 2
+_TINY = float(np.float32(ZERO))
+_EXPECTED = "a LightGBM model as save_model() writes it"
+
+
+def draft_of_lightgbm_file(
+    path: Path, info: PackageInfo, *, sample: Any = None, labels: Path | None = None, tolerance: float | None = None
+) -> Draft:
+    """Make a draft of a text file; `labels` names the classes, one a line.
+
+    Compared where LightGBM is installed, on the sample or on rows made of the trees. Raises `PackageError` for what the
+    file does not say, or what no graph is written for.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise PackageError(f"not text: {error}", where=str(path), expected=_EXPECTED) from None
+    names = tuple(map(str, getattr(sample, "columns", ())))
+    model = read_lightgbm(text, names=names, columns=_category_columns(sample), where=str(path))
+    if labels is not None:
+        if not model.classes:
+            raise UsageError("the model has no classes", where=str(labels), expected="no labels")
+        model = replace(model, classes=named_classes(len(model.classes), labels))
+    frame = frame_of_model(model, sample)
+    check_forest(model.forest, str(path))  # before a native reader sees it
+    values = answers_of_file(path, "lightgbm", frame.exact_matrix())
+    original = original_of(model, values) if values is not None else None
+    return draft_of_trees(model, info, frame=frame, original=original, tolerance=tolerance, where=str(path))
 
 
 def draft_of_lightgbm(model: Any, info: PackageInfo, *, sample: Any, tolerance: float | None = None) -> Draft:
@@ -26,75 +71,166 @@ def draft_of_lightgbm(model: Any, info: PackageInfo, *, sample: Any, tolerance: 
 
     Columns that pandas calls categorical become categories. Raises like `draft_of_sklearn`.
     """
-    need("onnxmltools", _PURPOSE)
     booster = getattr(model, "booster_", model)
-    categories = _categories(booster, sample)
-    frame = frame_of(sample, names=booster.feature_name(), categories=categories)
-    for column in frame.columns:
-        if column.kind == "category" and column.name not in categories:
-            expected = "numbers, or a column of dtype category as in training"
-            raise UsageError(f'column "{column.name}" is text', expected=expected)
-    original = _original(model, booster, sample)
-    conversions: list[Callable[[], bytes]] = [lambda: _converted(booster, frame, original, split=None)]
-    if not original.classes:
-        conversions.append(lambda: _converted(booster, frame, original, split=SPLIT_TREES))
-    return draft_of_table(
-        info, frame, original, conversions, unknown="nan" if categories else "error", tolerance=tolerance
-    )
-
-
-def _categories(booster: Any, sample: Any) -> dict[str, tuple[Any, ...]]:
-    """The categories of the training data, by column: LightGBM keeps them in the order of the categorical columns."""
-    trained = getattr(booster, "pandas_categorical", None) or []
-    if not trained or not hasattr(sample, "dtypes"):
-        return {}
-    names = [str(name) for name, dtype in zip(sample.columns, sample.dtypes, strict=True) if str(dtype) == "category"]
-    if len(names) != len(trained):
-        expected = f"{len(trained)} columns of dtype category, as in training"
-        raise UsageError(
-            "the sample's categorical columns are not those of training", expected=expected, found=str(len(names))
-        )
-    return {name: tuple(values) for name, values in zip(names, trained, strict=True)}
-
-
-def _original(model: Any, booster: Any, sample: Any) -> Original:
+    names = tuple(map(str, getattr(sample, "columns", ())))
+    read = read_lightgbm(booster.model_to_string(), names=names, columns=_category_columns(sample))
     if hasattr(model, "predict_proba"):
+        # The estimator's classes may be of any type; a class of its own that one class makes is no probability.
         classes = tuple(str(name) for name in model.classes_)
-        values = np.asarray(model.predict_proba(sample))
-        labels = tuple(map(str, model.predict(sample)))
-        return Original(output=SCORES, values=values, classes=classes, labels=labels)
-    values = np.asarray(model.predict(sample))
-    objective = str(booster.dump_model(num_iteration=1).get("objective", "")).split(" ")[0]
-    if model is booster and objective in ("binary", "multiclass", "multiclassova"):
-        if values.ndim == 1:  # the probability of the second of two classes
-            values = np.stack([1 - values, values], axis=1)
-        classes = tuple(map(str, range(values.shape[1])))
-        labels = tuple(classes[int(index)] for index in np.argmax(values, axis=1))
-        return Original(output=SCORES, values=values, classes=classes, labels=labels)
-    return Original(output=PREDICTION, values=values)
+        values, labels = np.asarray(model.predict_proba(sample)), tuple(map(str, model.predict(sample)))
+        if not read.classes:
+            raise UsageError("the classifier gives no probabilities", expected=", ".join(_CLASSIFIERS),
+                             found="an objective of its own")  # fmt: skip
+        read = replace(read, classes=classes)
+        original = original_of(read, values, labels)
+    else:
+        original = original_of(read, model.predict(sample))
+    return draft_of_trees(read, info, frame=frame_of_model(read, sample), original=original, tolerance=tolerance)
 
 
-def _converted(booster: Any, frame: Frame, original: Original, *, split: int | None) -> bytes:
-    onnxmltools = need("onnxmltools", _PURPOSE)
-    types = need("onnxmltools.convert.common.data_types", _PURPOSE)
-    converted = convert(
-        onnxmltools.convert_lightgbm,
-        booster,  # not the estimator around it: its classes may be of any type, and labels are not the graph's business
-        initial_types=[("every column", types.FloatTensorType([None, len(frame.columns)]))],
-        target_opset=TARGET_OPSET,
-        zipmap=False,
-        split=split,
+def read_lightgbm(
+    text: str, *, names: Sequence[str] = (), columns: Sequence[str] | None = None, where: str = ""
+) -> TreeModel:
+    """The model that a text describes.
+
+    `names` are the columns' own names, which the text has without spaces; `columns` are those of a sample that pandas
+    calls categorical.
+    """
+    try:
+        return _read(text, names, columns, where)
+    except (KeyError, IndexError, ValueError, TypeError, OverflowError) as error:
+        problem = f"not a LightGBM model: {type(error).__name__} {str(error)[:200]}"
+        raise PackageError(problem, where=where, expected=_EXPECTED) from None
+
+
+def _read(text: str, names: Sequence[str], sampled: Sequence[str] | None, where: str) -> TreeModel:
+    sections = list(_sections(text))
+    head, blocks = sections[0], [section for section in sections[1:] if "Tree" in section]
+    objective, *options = head.get("objective", "").split() or [""]
+    if objective not in _LINKS:
+        raise PackageError(f"no graph is written for objective {objective}", where=where, expected=", ".join(_LINKS))
+    targets = int(head["num_tree_per_iteration"])
+    stored = head["feature_names"].split(" ")
+    spaceless = [name.replace(" ", "_") for name in names]
+    unnamed = [f"Column_{index}" for index in range(len(stored))]
+    names = names if spaceless == stored or (stored == unnamed and len(names) == len(stored)) else stored
+    trees = [_tree(block, number % targets, where) for number, block in enumerate(blocks)]
+    link, scale = _LINKS[objective], 1.0
+    if objective == "regression" and "sqrt" in options:
+        link = "signed_square"
+    steep = [option.removeprefix("sigmoid:") for option in options if option.startswith("sigmoid:")]
+    if steep and link == "sigmoid":
+        scale = float(steep[0])
+    if "average_output" in head:
+        scale /= len(blocks) / targets
+    zeros = sorted({int(feature) for block in blocks for feature in _features(block, _MISSING_ZERO)})
+    seen = {int(feature) for block in blocks for feature in _features(block, _MISSING_NAN)} | set(zeros)
+    columns = _columns(head, names, _pandas_categories(text), sampled, seen, where)
+    forest = Forest(
+        trees=trees, features=len(columns), targets=targets, scale=scale, link=link, pair=objective == "binary",
+        zeros_missing=tuple(zeros),
+    )  # fmt: skip
+    classes = named_classes(max(2, targets), None) if objective in _CLASSIFIERS else ()
+    return TreeModel(columns=columns, forest=forest, classes=classes, unknown="nan")
+
+
+def _sections(text: str) -> Iterator[dict[str, str]]:
+    """The blocks of `key=value` lines: the head, and one for each tree."""
+    section: dict[str, str] = {}
+    for line in text.splitlines():
+        if line.startswith("Tree=") or line == "end of trees":
+            yield section
+            section = {}
+        if line == "end of trees":
+            return
+        key, _, value = line.partition("=")
+        if key:
+            section[key] = value
+    raise ValueError("the text ends before its trees do")
+
+
+def _pandas_categories(text: str) -> list[Any]:
+    at = text.rfind("\npandas_categorical:")
+    found = json.loads(text[at:].partition(":")[2].splitlines()[0]) if at >= 0 else None
+    return list(found or ())
+
+
+def _features(block: Mapping[str, str], missing: int) -> Iterator[str]:
+    """The columns of a tree's numerical splits to which this counts as missing."""
+    if "split_feature" in block:
+        for feature, decision in zip(block["split_feature"].split(), block["decision_type"].split(), strict=True):
+            if int(decision) >> 2 & 3 == missing and not int(decision) & _CATEGORICAL:
+                yield feature
+
+
+def _columns(
+    head: Mapping[str, str],
+    names: Sequence[str],
+    categories: Sequence[Sequence[Any]],
+    sampled: Sequence[str] | None,
+    missing: set[int],
+    where: str,
+) -> tuple[TreeColumn, ...]:
+    ranges = head["feature_infos"].split(" ")
+    listed = [name for name, values in zip(names, ranges, strict=True) if values[:1] not in ("[", "n")]
+    by_pandas = list(sampled) if sampled is not None else listed
+    if categories and len(by_pandas) != len(categories):  # a column of one category is not listed
+        problem = "the columns of categories are not those of training"
+        expected = f"a sample with {len(categories)} columns of dtype category, as in training"
+        raise UsageError(problem, where=where, expected=expected, found=str(len(by_pandas)))
+    known = dict(zip(by_pandas, categories, strict=True)) if categories else {}
+    columns = []
+    for index, name in enumerate(names):
+        if name in known:
+            texts = tuple(map(str, known[name]))
+            columns.append(TreeColumn(name=name, kind="category", categories=texts))
+        elif name in listed:
+            columns.append(TreeColumn(name=name, kind="integer", optional=False))
+        else:
+            columns.append(TreeColumn(name=name, optional=index in missing))
+    return tuple(columns)
+
+
+def _tree(block: Mapping[str, str], target: int, where: str) -> list[Node]:
+    if block.get("is_linear", "0") != "0":
+        raise PackageError("the trees have linear leaves", where=where, expected="linear_tree = false")
+    leaves = [Leaf(((target, float(value)),)) for value in block["leaf_value"].split()]
+    if len(leaves) != int(block["num_leaves"]):
+        raise ValueError(f"{len(leaves)} leaves of {block['num_leaves']}")
+    if len(leaves) == 1:
+        return [*leaves]
+    inner = len(leaves) - 1
+    boundaries = [int(value) for value in block.get("cat_boundaries", "").split()]
+    words = [int(value) for value in block.get("cat_threshold", "").split()]
+    nodes: list[Node] = []
+    columns = (
+        block[key].split() for key in ("split_feature", "threshold", "decision_type", "left_child", "right_child")
     )
-    trees = booster.dump_model()["tree_info"]
-    round_thresholds_down(converted, (value for tree in trees for value in _thresholds(tree["tree_structure"])))
-    source = converted.graph.output[1 if original.classes else 0].name
-    wanted = GraphOutput(source=source, name=original.output, shape=original.values.shape[1:])
-    return surround(converted, frame, [wanted])
+    for feature, threshold, decision, left, right in zip(*columns, strict=True):
+        kind = int(decision)
+        yes, no = (inner - 1 - child if child < 0 else child for child in (int(left), int(right)))
+        if kind & _CATEGORICAL:
+            position = int(threshold)
+            bits = words[boundaries[position] : boundaries[position + 1]]
+            nodes.append(Member(int(feature), _members(bits), yes, no, False))
+        else:
+            value = float(threshold)
+            if value == -_TINY:  # it is zero by the time that it is compared
+                value = float(np.nextafter(np.float32(value), np.float32(-1)))
+            missing = bool(kind & _DEFAULT_LEFT) if kind >> 2 & 3 else value >= 0.0
+            nodes.append(Split(int(feature), "BRANCH_LEQ", value, yes, no, missing))
+    if len(nodes) != inner:
+        raise ValueError(f"{len(nodes)} splits for {len(leaves)} leaves")
+    return [*nodes, *leaves]
 
 
-def _thresholds(node: dict[str, Any]) -> Iterator[float]:
-    if "left_child" in node:
-        if node["decision_type"] == "<=":
-            yield float(node["threshold"])
-        yield from _thresholds(node["left_child"])
-        yield from _thresholds(node["right_child"])
+def _members(words: Sequence[int]) -> tuple[int, ...]:
+    return tuple(32 * place + bit for place, word in enumerate(words) for bit in range(32) if word >> bit & 1)
+
+
+def _category_columns(sample: Any) -> list[str] | None:
+    """The sample's columns that pandas calls categorical, None where it is no data frame of pandas."""
+    if not hasattr(sample, "dtypes") or not hasattr(sample, "columns"):
+        return None
+    pairs = zip(sample.columns, sample.dtypes, strict=True)
+    return [str(name) for name, dtype in pairs if str(dtype) == "category"]

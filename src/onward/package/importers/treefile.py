@@ -28,6 +28,10 @@ def draft_of_tree_file(
         from onward.package.importers.xgboost import draft_of_xgboost_file
 
         return draft_of_xgboost_file(path, info, sample=sample, labels=labels, tolerance=tolerance)
+    if head.startswith((b"tree\n", b"tree\r\n")):
+        from onward.package.importers.lightgbm import draft_of_lightgbm_file
+
+        return draft_of_lightgbm_file(path, info, sample=sample, labels=labels, tolerance=tolerance)
     raise PackageError("no known library wrote this file", where=str(path), expected=_EXPECTED)
 
 

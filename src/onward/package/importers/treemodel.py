@@ -6,8 +6,6 @@ thresholds, every category, and missing ones where the model takes them. That is
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +22,6 @@ from onward.package.records import PackageInfo
 from onward.types import Array
 
 PROBES = 1024
-MOST_FILE_BYTES = 2 << 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,11 +36,15 @@ class TreeColumn:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TreeModel:
-    """What a file tells: columns, trees and, for a classifier, its classes."""
+    """What a file tells: columns, trees and, for a classifier, its classes.
+
+    `unknown` says whether the library answers for a category that it was not trained with.
+    """
 
     columns: tuple[TreeColumn, ...]
     forest: Forest
     classes: tuple[str, ...] = ()
+    unknown: Literal["error", "nan"] = "error"
 
     @property
     def output(self) -> str:
@@ -71,9 +72,11 @@ def draft_of_trees(
     conversions: list[Callable[[], bytes]] = [
         lambda: write_forest(model.forest, model.output),
         lambda: write_forest(model.forest, model.output, exact=True),
+        lambda: write_forest(model.forest, model.output, rounding="nearest"),
+        lambda: write_forest(model.forest, model.output, rounding="nearest", exact=True),
     ]
     missing = any(column.kind == "category" and column.has_missing for column in frame.columns)
-    unknown: Literal["error", "nan"] = "nan" if missing else "error"
+    unknown: Literal["error", "nan"] = "nan" if missing else model.unknown
     return draft_of_table(info, frame, original, conversions, unknown=unknown, tolerance=tolerance)
 
 
@@ -115,16 +118,6 @@ def named_classes(found: int, labels: Path | None) -> tuple[str, ...]:
         raise UsageError("not the model's classes", where=str(labels), expected=f"{found} names, one a line",
                          found=str(len(names)))  # fmt: skip
     return names
-
-
-def library(name: str) -> Any:
-    """A model's own library, to compare with; None where it is not installed: nothing else needs it."""
-    if name in sys.modules:
-        return sys.modules[name]
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        return None
 
 
 def _probes(model: TreeModel) -> list[Column]:

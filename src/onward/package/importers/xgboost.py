@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import numpy as np
 
 from onward.errors import PackageError, UsageError
 from onward.package.importers.draft import Draft
-from onward.package.importers.forest import Forest, Leaf, Link, Member, Node, Split
+from onward.package.importers.forest import Forest, Leaf, Link, Member, Node, Split, check_forest
 from onward.package.importers.frame import Frame, Kind
 from onward.package.importers.tabular import Original
 from onward.package.importers.treemodel import (
@@ -25,10 +26,10 @@ from onward.package.importers.treemodel import (
     TreeModel,
     draft_of_trees,
     frame_of_model,
-    library,
     named_classes,
     original_of,
 )
+from onward.package.importers.treeoriginal import answers_of_file
 from onward.package.importers.ubjson import read_ubjson
 from onward.package.records import PackageInfo
 from onward.types import Array
@@ -56,6 +57,7 @@ def draft_of_xgboost_file(
     document = _parsed(path.read_bytes(), str(path))
     model = read_xgboost(document, labels=labels, categories=_pandas_categories(sample), where=str(path))
     frame = frame_of_model(model, sample)
+    check_forest(model.forest, str(path))  # before a native reader sees it
     original = _answers_of_file(path, document, model, frame)
     return draft_of_trees(model, info, frame=frame, original=original, tolerance=tolerance, where=str(path))
 
@@ -79,7 +81,7 @@ def draft_of_xgboost(estimator: Any, info: PackageInfo, *, sample: Any, toleranc
         labels = tuple(map(str, estimator.predict(sample)))
         original = original_of(model, estimator.predict_proba(sample), labels)
     elif booster is estimator:
-        original = original_of(model, _answers(estimator, document, sample, model, {}))
+        original = original_of(model, _answers(estimator, document, sample))
     else:
         original = original_of(model, estimator.predict(sample))
     return draft_of_trees(model, info, frame=frame, original=original, tolerance=tolerance)
@@ -257,27 +259,31 @@ def _with_classes(model: TreeModel, classes: tuple[str, ...]) -> TreeModel:
 
 
 def _answers_of_file(path: Path, document: Any, model: TreeModel, frame: Frame) -> Original | None:
-    xgboost = library("xgboost")
-    if xgboost is None:
-        return None
-    booster = xgboost.Booster(model_file=str(path))
     attributes = document["learner"].get("attributes", {})
-    limit = {}
+    asked: dict[str, Any] = {"margin": _is_softmax(document)}
     if "scikit_learn" in attributes and "best_iteration" in attributes:
-        limit = {"iteration_range": (0, int(attributes["best_iteration"]) + 1)}
-    return original_of(model, _answers(booster, document, frame.matrix(), model, limit))
+        asked["rounds"] = (0, int(attributes["best_iteration"]) + 1)
+    values = answers_of_file(path, "xgboost", frame.exact_matrix(), **asked)
+    return None if values is None else original_of(model, _softmax(values) if asked["margin"] else values)
 
 
-def _answers(booster: Any, document: Any, rows: Any, model: TreeModel, limit: Mapping[str, Any]) -> Array:
+def _answers(booster: Any, document: Any, rows: Any) -> Array:
     """The booster's answers to a data frame or a matrix of numbers."""
-    matrix = library("xgboost").DMatrix
     described = {"feature_names": booster.feature_names, "feature_types": booster.feature_types}
     if hasattr(rows, "columns"):
         described = {}
-    data = matrix(rows, enable_categorical=True, **described)
-    predict: Callable[..., Any] = booster.predict
-    if document["learner"]["objective"]["name"] == "multi:softmax":  # answers the best class alone
-        margins = np.asarray(predict(data, output_margin=True, **limit), dtype=np.float64)
-        powers = np.exp(margins - margins.max(axis=1, keepdims=True))
-        return np.asarray(powers / powers.sum(axis=1, keepdims=True))
-    return np.asarray(predict(data, **limit))
+    xgboost = sys.modules["xgboost"]  # the booster is from there
+    data = xgboost.DMatrix(rows, enable_categorical=True, **described)
+    margin = _is_softmax(document)
+    values = np.asarray(booster.predict(data, output_margin=margin))
+    return _softmax(values) if margin else values
+
+
+def _is_softmax(document: Any) -> bool:
+    """Whether a booster answers the best class alone."""
+    return bool(document["learner"]["objective"]["name"] == "multi:softmax")
+
+
+def _softmax(margins: Array) -> Array:
+    powers = np.exp(margins.astype(np.float64) - margins.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True))

@@ -182,7 +182,6 @@ class TestScikitLearn:
 class TestLightGbm:
     @pytest.fixture(autouse=True)
     def lightgbm(self) -> Any:
-        pytest.importorskip("onnxmltools")
         return pytest.importorskip("lightgbm")
 
     def test_classifiers_regressors_and_boosters_answer_as_the_original(self, tmp_path: Path, lightgbm: Any) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from onward.errors import PackageError, UsageError
 from onward.package.digest import read_lock
-from onward.package.importers import treemodel
+from onward.package.importers import treechild, treemodel, treeoriginal
 from onward.package.importers.xgboost import read_xgboost
 from onward.package.pack import pack
 from onward.runners.local import run_package
@@ -41,6 +41,19 @@ def table(rows: int = 600, names: str = "abcdefghijklmnopqrstuvwxyz") -> Any:
 FRAME = table()
 TARGET = FRAME["price"].fillna(0) + FRAME["count"] * FRAME["letter"].isin(list("aeiouxy")) + FRAME["flag"]
 OPTIONS = {"n_estimators": 20, "max_depth": 4, "n_jobs": 1, "enable_categorical": True}
+
+
+@pytest.fixture(autouse=True)
+def in_this_process(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child process takes seconds to import its library; tests with `child` in their name start it all the same."""
+    if "child" in request.node.name:
+        return
+
+    def run(path: Path, library: str, folder: str, asked: dict[str, Any]) -> bool:
+        treechild.answer({**asked, "library": library, "model": str(path)})
+        return True
+
+    monkeypatch.setattr(treeoriginal, "_run", run)
 
 
 @pytest.mark.parametrize("suffix", [".json", ".ubj"])
@@ -74,6 +87,13 @@ def test_a_file_answers_as_xgboost_on_every_threshold(
     assert (price.datatype, count.datatype, flag.datatype) == ("FP32", "INT64", "BOOL")
     assert letter.categories == tuple("abcdefghijklmnopqrstuvwxyz")
     assert (price.required, count.required, letter.required) == (False, True, False)
+
+
+def test_a_child_process_asks_xgboost_what_it_answers(tmp_path: Path) -> None:
+    model = xgboost.XGBClassifier(**OPTIONS).fit(FRAME, (TARGET > 1) * 1)
+    model.save_model(tmp_path / "model.json")
+    package = pack(tmp_path / "model.json", tmp_path / "out")
+    assert read_lock(package.folder).parity["max_difference"]["probabilities"] < 1e-6
 
 
 @pytest.mark.parametrize("names", ["abcdefghijklmnopqrstuvwxyz", "abcdeé"])
@@ -127,7 +147,7 @@ def test_without_xgboost_a_file_is_packed_and_the_lock_says_that_nothing_was_com
 ) -> None:
     model = xgboost.XGBClassifier(**OPTIONS).fit(FRAME, (TARGET > 1) * 1)
     model.save_model(tmp_path / "model.ubj")
-    monkeypatch.setattr("onward.package.importers.xgboost.library", lambda name: None)
+    monkeypatch.setattr(treeoriginal, "is_installed", lambda name: False)
     package = pack(tmp_path / "model.ubj", tmp_path / "out", run_package=run_package)
     assert read_lock(package.folder).parity == {"compared": False}
     item = {"price": 0.3, "count": 2, "letter": "e", "flag": False}
