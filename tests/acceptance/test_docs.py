@@ -192,7 +192,7 @@ def test_the_readmes_file_is_scored_and_its_folder_answers(tmp_path: Path) -> No
     (block,) = [block for language, block in blocks if language == "bash" and "onward batch" in block]
     said = shell.run(block)
     assert said.count('"_row":') == 2
-    assert '"label": "cancel' in said
+    assert '{"label":"cancel_subscription"' in said  # the folder's answer
     assert (tmp_path / "deploy" / "kubernetes" / "manifests" / "deployment.yaml").is_file()
     assert shell.run(block)  # and once more, over what is there
 

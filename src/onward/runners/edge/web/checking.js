@@ -1,10 +1,10 @@
 // Answers questions with the bundle beside it, and tells the answers to who asked.
 
-const told = {};
+let told;
 try {
-	const { open } = await import("/onward.js");
+	const [{ open }, { readJSON, writeJSON }] = await Promise.all([import("/onward.js"), import("/numbers.js")]);
 	const model = await open();
-	const questions = await (await fetch("/.questions.json")).json();
+	const questions = readJSON(await (await fetch("/.questions.json")).text());
 	const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
 	const items = questions.map((item) => Object.fromEntries(Object.entries(item).map(([name, value]) => [name, value?.base64 === undefined ? value : bytes(value.base64)])));
 	const answers = [];
@@ -18,7 +18,7 @@ try {
 		}
 	}
 	const { version } = navigator.userAgentData?.brands.at(-1) ?? { version: "" };
-	Object.assign(told, {
+	told = writeJSON({
 		answers,
 		browser: /Chrom\w+\/[\d.]+/.exec(navigator.userAgent)?.[0].replace("/", " ") ?? `a browser ${version}`,
 		device: model.runtime.device,
@@ -26,6 +26,6 @@ try {
 		ms_per_answer: (performance.now() - started) / Math.max(1, items.length),
 	});
 } catch (error) {
-	told.failure = String(error?.stack ?? error);
+	told = JSON.stringify({ failure: String(error?.stack ?? error) });
 }
-await fetch("/.answers", { method: "POST", body: JSON.stringify(told) });
+await fetch("/.answers", { method: "POST", body: told });

@@ -1,5 +1,7 @@
 // A CSV file, scored row by row: answers as another CSV file, and what cannot be answered with its reason.
 
+import { numberOf, writeJSON } from "./numbers.js";
+
 const TOGETHER = 1024;
 const SHOWN = 20;
 
@@ -45,7 +47,7 @@ async function scored([header, ...rows], inputs, answer, progress) {
 		progress(answers.length / items.length);
 	}
 	const columns = [...new Set(answers.flatMap((one) => Object.keys(one)))];
-	const cell = (value) => (value === undefined ? "" : typeof value === "object" ? JSON.stringify(value) : value);
+	const cell = (value) => (value === undefined ? "" : typeof value === "object" ? writeJSON(value) : value);
 	return {
 		lines: [["row", ...columns], ...answers.map((one, row) => [row, ...columns.map((name) => cell(one[name]))])],
 		refused: answers.filter((one) => "error" in one).length,
@@ -67,14 +69,15 @@ function valueOf({ name, datatype }, cell = "") {
 	const text = cell.trim();
 	if (!text) return [];
 	if (datatype === "BOOL") return [[name, { true: true, false: false, 1: true, 0: false }[text.toLowerCase()] ?? text]];
-	return [[name, Number.isNaN(Number(text)) ? text : Number(text)]];
+	const value = numberOf(text);
+	return [[name, Number.isNaN(value) ? text : value]];
 }
 
 /** The rows of a CSV file (RFC 4180): quoted cells may hold commas, quotes and line breaks. */
 export function parse(text) {
 	const rows = [];
 	let row = [];
-	const cells = /(?:"((?:[^"]|"")*)"|([^,\r\n]*))(,|\r\n|\n|\r|$)/gy;
+	const cells = /(?:"((?:[^"]|"")*)"|([^",\r\n][^,\r\n]*|))(,|\r\n|\n|\r|$)/gy;
 	cells.lastIndex = text.startsWith("\uFEFF") ? 1 : 0;
 	while (cells.lastIndex < text.length) {
 		const found = cells.exec(text);

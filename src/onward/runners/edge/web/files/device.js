@@ -1,5 +1,7 @@
 // The package in a worker, and the service worker that keeps it here: what the page asks instead of a server.
 
+const INSTALL_MS = 20_000;
+const CLAIM_MS = 3000;
 const waiting = new Map();
 let worker;
 let last = 0;
@@ -45,14 +47,25 @@ export async function keepAll() {
 	});
 }
 
+const later = (delayMs) => new Promise((resolve) => { setTimeout(resolve, delayMs); });
+const controlled = (container) => new Promise((resolve) => { container.addEventListener("controllerchange", resolve, { once: true }); });
+
+/** Until a service worker works, or is given up. */
+const settled = (worker) => new Promise((resolve) => {
+	const look = () => { if (!worker || ["activated", "redundant"].includes(worker.state)) resolve(); };
+	worker?.addEventListener("statechange", look);
+	look();
+});
+
 /** Have the service worker in charge before anything large is fetched, so that it is fetched once. */
 async function kept() {
 	const { serviceWorker } = navigator;
 	if (!serviceWorker) return; // neither HTTPS nor this machine: the page works, but only with its host
 	try {
-		await serviceWorker.register(new URL("offline.js", import.meta.url));
-		await serviceWorker.ready;
-		if (!serviceWorker.controller) await new Promise((resolve) => { serviceWorker.oncontrollerchange = resolve; setTimeout(resolve, 3000); });
+		const registration = await serviceWorker.register(new URL("offline.js", import.meta.url));
+		if (!registration.active) await Promise.race([settled(registration.installing ?? registration.waiting), later(INSTALL_MS)]);
+		if (!registration.active) return; // it could not be installed: as with none
+		if (!serviceWorker.controller) await Promise.race([controlled(serviceWorker), later(CLAIM_MS)]);
 		// It adds the headers that threads need, from the next load on: once more, then, before there is anything to lose.
 		if (!crossOriginIsolated && serviceWorker.controller && !sessionStorage.getItem("again")) {
 			sessionStorage.setItem("again", "1");

@@ -1,6 +1,7 @@
 // Bring one value to the datatype and shape that its field declares, or say precisely why it does not fit.
 
 import { wrong } from "./errors.js";
+import { writeJSON } from "./numbers.js";
 
 /** Datatypes of the Open Inference Protocol, and how onnxruntime and JavaScript hold them. */
 export const DATATYPES = {
@@ -54,10 +55,15 @@ export function fieldTensor(field, value) {
 		return tensor(datatype, new Values(size(shape)).fill(NaN), shape);
 	}
 	const [flat, dims] = flattened(field, value, shape);
-	const numbers = flat.map((one) => number(field, one));
+	// In the server's order: all types, then what the datatype holds, then the shape, then the field's range.
+	for (const one of flat) checkType(field, one);
+	const numbers = flat.map((one) => held(field, one));
 	const fits = dims.length === shape.length && dims.every((length, axis) => shape[axis] === -1 || shape[axis] === length);
 	if (!fits) throw wrong("WRONG_SHAPE", name, `shape ${JSON.stringify(shape)}`, `shape ${JSON.stringify(dims)}`);
-	return tensor(datatype, Values === Array ? numbers : Values.from(numbers), dims);
+	const data = Values === Array ? numbers : Values.from(numbers);
+	const bounds = datatype === "FP32" ? narrowed(field) : field;
+	if (datatype !== "BYTES") data.forEach((one) => checkRange(bounds, Number(one)));
+	return tensor(datatype, data, dims);
 }
 
 /** Raise where a number lies outside the field's allowed range; NaN (missing) passes. */
@@ -85,7 +91,7 @@ export function shown(value) {
 	const kind = value === null ? "null" : Array.isArray(value) ? "array" : (value?.constructor?.name ?? typeof value);
 	let text;
 	try {
-		text = typeof value === "string" ? JSON.stringify(value.slice(0, 100)) : JSON.stringify(value) ?? String(value);
+		text = typeof value === "string" ? JSON.stringify(value.slice(0, 100)) : writeJSON(value) ?? String(value);
 	} catch {
 		text = String(value);
 	}
@@ -109,38 +115,36 @@ function flattened(field, value, shape) {
 	return [flat, dims];
 }
 
-/** One element, checked: a number, 0 or 1 for BOOL, a BigInt for 64 bits, text for BYTES. */
-function number(field, value) {
+function checkType(field, value) {
 	const { name, datatype } = field;
-	if (datatype === "BYTES") {
-		if (typeof value !== "string") throw wrong("WRONG_DATATYPE", name, described(field), shown(value));
-		if (!value.isWellFormed()) throw wrong("WRONG_DATATYPE", name, "valid Unicode text", shown(value));
-		return value;
-	}
-	if (datatype === "BOOL") {
-		if (typeof value !== "boolean") throw wrong("WRONG_DATATYPE", name, described(field), shown(value));
-		return Number(value);
-	}
-	const isBig = typeof value === "bigint";
-	if (typeof value !== "number" && !isBig) throw wrong("WRONG_DATATYPE", name, described(field), shown(value));
-	if (datatype.startsWith("FP")) {
-		const real = Number(value);
-		checkFinite(field, real);
-		if (datatype === "FP32") checkRange(narrowed(field), Math.fround(real));
-		else checkRange(field, real);
-		return real;
-	}
-	if (!isBig && !Number.isInteger(value)) throw wrong("WRONG_DATATYPE", name, described(field), shown(value));
-	checkInteger(field, value);
-	checkRange(field, Number(value));
-	return datatype.endsWith("64") ? BigInt(value) : Number(value);
+	const kind = typeof value;
+	const isWhole = kind === "bigint" || Number.isInteger(value);
+	const fits = datatype === "BYTES" ? kind === "string" : datatype === "BOOL" ? kind === "boolean"
+		: datatype.startsWith("FP") ? kind === "number" || kind === "bigint" : isWhole;
+	if (!fits) throw wrong("WRONG_DATATYPE", name, described(field), shown(value));
+	if (kind === "string" && !value.isWellFormed()) throw wrong("WRONG_DATATYPE", name, "valid Unicode text", shown(value));
 }
 
-/** What is finite may not silently become infinity. */
-export function checkFinite({ name, datatype }, value) {
-	if (datatype !== "FP64" && Number.isFinite(value) && Math.abs(value) > LARGEST_FP32) {
-		throw wrong("OUT_OF_RANGE", name, `numbers that fit ${datatype}`, String(value));
+/** One element of the right type, as the datatype holds it. */
+function held(field, value) {
+	const { name, datatype } = field;
+	if (datatype === "BYTES") return value;
+	if (datatype === "BOOL") return Number(value);
+	if (!datatype.startsWith("FP")) {
+		checkInteger(field, value);
+		return datatype.endsWith("64") ? BigInt(value) : Number(value);
 	}
+	const real = Number(value);
+	const rounded = datatype === "FP32" ? Math.fround(real) : real;
+	const wasFinite = typeof value === "bigint" || Number.isFinite(value);
+	if (wasFinite && !Number.isFinite(rounded)) throw wrong("OUT_OF_RANGE", name, `numbers that fit ${datatype}`, shown(value));
+	return real;
+}
+
+/** A table's cell: what is finite may not be more than FP32 holds. */
+export function checkFinite(name, value) {
+	const isFinite = typeof value === "bigint" || Number.isFinite(value);
+	if (isFinite && Math.abs(Number(value)) > LARGEST_FP32) throw wrong("OUT_OF_RANGE", name, "numbers that fit FP32", shown(value));
 }
 
 /** An integer fits its datatype. */

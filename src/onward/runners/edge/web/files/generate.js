@@ -16,7 +16,7 @@ export async function generation({ outputs, generate: steps, tensors }, { read }
 	for (const step of steps) {
 		if (step.step === "labels") {
 			const text = await read(step.file);
-			labels.set(step.scores, { ...step, names: text ? text.replace(/\n$/, "").split("\n") : [] });
+			labels.set(step.scores, { ...step, names: text ? text.replace(/\r\n?/g, "\n").replace(/\n$/, "").split("\n") : [] });
 			for (const name of [step.scores, step.indices]) hidden.add(name);
 		} else if (step.step === "named") named.set(step.input, step);
 		else if (step.step === "json") json.add(step.input);
@@ -54,15 +54,24 @@ export async function generation({ outputs, generate: steps, tensors }, { read }
 			else if (json.has(name)) made[name] = parsed(name, row);
 			else if (!hidden.has(name) || requested.includes(name)) made[name] = row;
 		}
-		return made;
+		return told(made);
 	};
 	return { fetches, answer };
+}
+
+/** Numbers that are none are null, as in the server's JSON. */
+function told(value) {
+	if (typeof value === "number") return Number.isFinite(value) ? value : null;
+	if (Array.isArray(value)) return value.map(told);
+	if (value === null || typeof value !== "object") return value;
+	return Object.fromEntries(Object.entries(value).map(([name, one]) => [name, told(one)]));
 }
 
 const tensorsOf = ({ ids, scores, because, reason }) => [ids, scores, because, reason].filter(Boolean);
 
 function labelled(row, rows, { indices: from, names, output, top_k: most, file }) {
-	const order = from ? [] : row.map((_, index) => index).sort((a, b) => row[b] - row[a] || a - b);
+	// Best first, equals in their order, and what is no number last.
+	const order = from ? [] : row.map((_, index) => index).sort((a, b) => isNaN(row[a]) - isNaN(row[b]) || row[b] - row[a] || a - b);
 	const indices = (from ? rows[from] : order).slice(0, most);
 	const scores = from ? row.slice(0, most) : indices.map((index) => row[index]);
 	const beyond = indices.find((index) => !(index in names));
@@ -77,11 +86,11 @@ function labelled(row, rows, { indices: from, names, output, top_k: most, file }
 function recorded(rows, { ids, scores, because, reason, reasons, records, top_k: most }) {
 	const found = [];
 	for (const [place, number] of rows[ids].entries()) {
-		const record = records.get(number);
+		const record = records.get(Number(number));
 		if (!record) continue;
 		const entry = { ...record };
 		if (scores) entry.score = rows[scores][place];
-		if (reason) entry.reason = reasonOf(reasons, rows[reason][place], records.get(because && rows[because][place]) ?? {});
+		if (reason) entry.reason = reasonOf(reasons, rows[reason][place], records.get(because && Number(rows[because][place])) ?? {});
 		if (found.push(entry) === most) break;
 	}
 	return found;
@@ -93,8 +102,11 @@ function reasonOf(texts, number, about) {
 		throw new OnwardError("EXECUTION_FAILED", "the model gave a reason without a text", { expected, found: String(number) });
 	}
 	// A key that the record lacks stays as it is written: a person sees what is missing.
-	return texts[number].replace(/\{([A-Za-z_][A-Za-z0-9_]*)\}/g, (written, key) => String(about[key] ?? written));
+	return texts[number].replace(/\{([A-Za-z_][A-Za-z0-9_]*)\}/g, (written, key) => (Object.hasOwn(about, key) ? word(about[key]) : written));
 }
+
+/** A record's value inside a text: text as it is, all else as JSON. */
+const word = (value) => (typeof value === "string" ? value : JSON.stringify(value));
 
 function parsed(name, row) {
 	try {

@@ -4,28 +4,36 @@ const CHUNK = 512; // new samples in a window, at 16 kHz
 const CONTEXT = 64; // samples of the window before
 const SPEAKING = 0.5;
 const SILENT = 0.35; // below that, speech has ended
+const OFF = "The microphone is off.";
 
-/** A card with a button; `answer(item)` gives {probability, next_memory}. */
+/** A card with a button, and what stops it: {card, stop}; `answer(item)` gives {probability, next_memory}. */
 export function listening({ h }, answer) {
-	const said = h("p", { id: "speaking", role: "status" }, "The microphone is off.");
+	const said = h("p", { id: "speaking", role: "status" }, OFF);
 	const level = h("div.level");
 	const heard = h("p.hint", { id: "heard", role: "status" });
 	let stop;
+	const end = (why = OFF) => {
+		stop?.();
+		stop = undefined;
+		said.textContent = why;
+		said.classList.remove("speaking");
+		button.textContent = "Listen";
+	};
 	const button = h("button", { type: "button", id: "listen", onclick: async () => {
-		if (stop) {
-			stop();
-			stop = undefined;
-			said.textContent = "The microphone is off.";
-		} else {
-			try {
-				stop = await listen(detector(answer, show(said, level, heard)));
-			} catch (error) {
-				said.textContent = `The microphone cannot be used: ${error.message}`;
-			}
+		if (stop) return end();
+		button.disabled = true; // asking for leave takes as long as a person does
+		try {
+			const told = show(said, level, heard);
+			stop = await listen(detector(answer, told, ({ error, message }) => end(`No window is answered: ${error ?? message}`)));
+			button.textContent = "Stop listening";
+			if (!card.isConnected) end();
+		} catch (error) {
+			end(`The microphone cannot be used: ${error.message}`);
 		}
-		button.textContent = stop ? "Stop listening" : "Listen";
+		button.disabled = false;
 	} }, "Listen");
-	return h("section.card", 0, h("h2", 0, "Microphone"), said, level, h("div.row", 0, button), heard);
+	const card = h("section.card", 0, h("h2", 0, "Microphone"), said, level, h("div.row", 0, button), heard);
+	return { card, stop: end };
 }
 
 function show(said, level, heard) {
@@ -43,7 +51,7 @@ function show(said, level, heard) {
 }
 
 /** Takes samples as they come; windows are answered one after another, and old ones dropped where that takes too long. */
-function detector(answer, told) {
+function detector(answer, told, failed) {
 	let waiting = [];
 	let window = new Float32Array(CONTEXT + CHUNK);
 	let memory = Array.from({ length: 2 }, () => new Array(128).fill(0));
@@ -51,17 +59,22 @@ function detector(answer, told) {
 	const next = async () => {
 		if (isBusy || waiting.length < CHUNK) return;
 		isBusy = true;
-		while (waiting.length >= CHUNK) {
-			const following = new Float32Array(CONTEXT + CHUNK);
-			following.set(window.subarray(CHUNK));
-			following.set(waiting.splice(0, CHUNK), CONTEXT);
-			window = following;
-			const started = performance.now();
-			const { probability, next_memory: kept } = await answer({ window: Array.from(window), memory });
-			memory = kept;
-			told(probability, performance.now() - started);
+		try {
+			while (waiting.length >= CHUNK) {
+				const following = new Float32Array(CONTEXT + CHUNK);
+				following.set(window.subarray(CHUNK));
+				following.set(waiting.splice(0, CHUNK), CONTEXT);
+				window = following;
+				const started = performance.now();
+				const { probability, next_memory: kept } = await answer({ window: Array.from(window), memory });
+				memory = kept;
+				told(probability, performance.now() - started);
+			}
+		} catch (error) {
+			failed(error);
+		} finally {
+			isBusy = false;
 		}
-		isBusy = false;
 	};
 	return (samples) => {
 		waiting.push(...samples);
@@ -74,13 +87,18 @@ function detector(answer, told) {
 async function listen(take) {
 	const stream = await navigator.mediaDevices.getUserMedia({ audio: { echoCancellation: false, noiseSuppression: false } });
 	const context = new AudioContext();
-	await context.audioWorklet.addModule(new URL("microphone.js", import.meta.url));
-	const source = context.createMediaStreamSource(stream);
-	const node = new AudioWorkletNode(context, "microphone");
-	node.port.onmessage = ({ data: { pcm } }) => take(Array.from(new Int16Array(pcm), (value) => value / 32768));
-	source.connect(node);
-	return () => {
+	const end = () => {
 		for (const track of stream.getTracks()) track.stop();
 		context.close();
 	};
+	try {
+		await context.audioWorklet.addModule(new URL("microphone.js", import.meta.url));
+		const node = new AudioWorkletNode(context, "microphone");
+		node.port.onmessage = ({ data: { pcm } }) => take(Array.from(new Int16Array(pcm), (value) => value / 32768));
+		context.createMediaStreamSource(stream).connect(node);
+	} catch (error) {
+		end();
+		throw error;
+	}
+	return end;
 }

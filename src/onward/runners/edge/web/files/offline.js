@@ -28,7 +28,8 @@ async function bundle() {
 addEventListener("install", (event) => event.waitUntil((async () => {
 	const own = await bundle();
 	await Promise.all([...own.values()].filter(({ when }) => when === "page").map(({ path }) => kept(path)));
-	await skipWaiting();
+	// The first one works at once. A later one waits until no page of the old one is open: none may see files of both.
+	if (!registration.active) await skipWaiting();
 })()));
 
 addEventListener("activate", (event) => event.waitUntil((async () => {
@@ -48,8 +49,10 @@ addEventListener("fetch", (event) => {
 addEventListener("message", (event) => event.waitUntil((async () => {
 	const own = await bundle();
 	const wanted = [...own.values()].filter(({ path, when }) => when !== "webgpu" || passing.has(path));
-	const found = await Promise.all(wanted.map(({ path }) => kept(path, passing.get(path)).then(({ ok }) => ok, () => false)));
+	await Promise.all(wanted.map(({ path }) => kept(path, passing.get(path)).catch(() => {})));
 	passing.clear();
+	const cache = await caches.open(CACHE);
+	const found = await Promise.all(wanted.map(({ path }) => cache.match(here(path))));
 	event.ports[0].postMessage(found.every(Boolean));
 })()));
 
@@ -57,8 +60,8 @@ async function answer(path, request) {
 	const own = await bundle().catch(() => new Map());
 	const cache = await caches.open(CACHE);
 	if (path === "bundle.json") return (await cache.match(here(path))) ?? fetch(request);
-	if (path.endsWith(".wasm")) return passed(path, request).catch(() => kept(path));
-	if (path.endsWith(".onnx")) return (await cache.match(here(path))) ?? passed(path, request);
+	if (path.endsWith(".wasm")) return passed(path, request).catch(() => kept(path)); // asked for by its digest
+	if (path.endsWith(".onnx")) return (await cache.match(here(path))) ?? passed(path, request, { cache: "no-cache" }); // no older export's
 	return own.has(path) ? kept(path) : fetch(request); // scripts need the headers where there are threads
 }
 
@@ -66,8 +69,8 @@ async function answer(path, request) {
  * The host's own answer, to be kept later: the first answer need not wait for the cache, who reads a model checks it, and
  * of WASM that comes from a host browsers keep the compiled code, which they do not of WASM from this cache.
  */
-async function passed(path, request) {
-	const response = await fetch(request);
+async function passed(path, request, options) {
+	const response = await fetch(request, options);
 	if (!response.ok) throw new Error(`${path}: ${response.status}`);
 	if (!(await (await caches.open(CACHE)).match(here(path)))) passing.set(path, response.clone());
 	return response;
@@ -88,6 +91,6 @@ async function kept(path, passed) {
 		return Response.json({ code: "DIGEST_MISMATCH", error }, { status: 502 });
 	}
 	const whole = () => new Response(data, { headers: { ...HEADERS, "Content-Type": type, "Content-Length": data.byteLength } });
-	await cache.put(here(path), whole());
+	await cache.put(here(path), whole()).catch(() => {}); // no room: it is answered all the same
 	return whole();
 }

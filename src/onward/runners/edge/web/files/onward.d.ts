@@ -5,7 +5,10 @@ export type Value = number | bigint | boolean | string | null | Value[] | ArrayB
 /** Pixels that are decoded already: RGB, 8 bits a channel, row by row. */
 export interface Pixels { data: Uint8Array; width: number; height: number }
 export type Item = Record<string, Value>;
-/** An answer, as the server would give it: labels with scores, numbers, lists, text. */
+/**
+ * An answer, as the server would give it: labels with scores, numbers, lists, text; null for a number that is none,
+ * and a bigint for a whole number that JavaScript's own do not hold exactly.
+ */
 export type Answer = Record<string, unknown>;
 
 export interface Field {
@@ -38,11 +41,15 @@ export interface Model {
 	readonly package: { name: string; version: string; digest: string; task: string; licence: string; description: string };
 	readonly inputs: Field[];
 	readonly outputs: Field[];
+	/** What bundle.json says. */
+	readonly bundle: Record<string, unknown>;
 	readonly runtime: { device: "wasm" | "webgpu"; threads: number };
 	/** Answer one item, or the bare value of the only input. Rejects with `OnwardError`. */
 	answer(item: Item | Value, options?: { outputs?: string[] }): Promise<Answer>;
 	/** Answer several, in order; rejects for all where one does not fit, and says which. */
 	answers(items: (Item | Value)[], options?: { outputs?: string[] }): Promise<Answer[]>;
+	/** The package's golden examples, files of their inputs as Blobs. */
+	examples(): Promise<{ name: string; input: Item; answer: Answer }[]>;
 	/** Run the golden examples; rejects where one is not answered as promised. */
 	check(): Promise<{ examples: number; difference: number }>;
 	/** Free the memory of the graphs. */

@@ -8,19 +8,21 @@ import { collate, groups, rowOf } from "./batch.js";
 import { OnwardError } from "./errors.js";
 import { apart } from "./examples.js";
 import { generation } from "./generate.js";
+import { readJSON } from "./numbers.js";
 import { preparation } from "./prepare.js";
 import { deviceFor, runtime, session } from "./runtime.js";
 
 export { OnwardError };
 
+const TEXT = new TextDecoder("utf-8", { ignoreBOM: true }); // which keeps it, as the server does
 const HERE = new URL("./", import.meta.url);
 
 /** Open the package beside this module. `device`: "auto", "wasm" or "webgpu"; `threads` of WASM: as many as help. */
 export async function open({ device = "auto", threads, progress = () => {} } = {}) {
-	const bundle = await fetched("bundle.json", (response) => response.json());
+	const bundle = await (await fetched("bundle.json")).json();
 	const runsOn = await deviceFor(device, bundle.webgpu);
-	const ready = runtime(runsOn, threads);
-	const text = (file) => fetched(`package/${file}`, (response) => response.text());
+	const ready = runtime(runsOn, threads, bundle.files);
+	const text = async (file) => TEXT.decode(await bytes(file, bundle));
 	const read = async (file) => JSON.parse(await text(file));
 	const graph = async (name) => session(await ready, await bytes(name, bundle, progress), { name });
 	const { model: file, prepare_graph: before, generate_graph: after } = bundle;
@@ -57,22 +59,30 @@ class Model {
 
 	/** Answer several items, in order, run together as far as the package's largest batch allows. */
 	async answers(items, { outputs = [] } = {}) {
-		const { prepare, generate } = this.#parts;
-		const fetches = generate.fetches(outputs);
+		return (await this.#results(items, outputs)).map(({ answer }) => answer);
+	}
+
+	/** Each item's {answer, rows}: `tensors` are fetched besides what the answer is made of. */
+	async #results(items, outputs, tensors = []) {
+		const { prepare, generate, graphs } = this.#parts;
+		const made = (graphs.last ?? graphs.model).outputs;
+		const fetches = [...new Set([...generate.fetches(outputs), ...tensors.filter((name) => made.includes(name))])];
+		const own = generate.fetches(outputs);
 		const { max_batch_size: most, pad } = this.bundle.batching;
 		const prepared = [];
 		for (const [index, item] of items.entries()) {
 			prepared.push(await prepare(this.#named(item)).catch((error) => { throw items.length > 1 ? at(index, error) : error; }));
 		}
-		const answers = [];
+		const results = [];
 		for (const group of groups(prepared, most, pad)) {
 			const found = await this.#execute(collate(group, pad), fetches);
 			group.forEach((_, row) => {
 				const rows = Object.fromEntries(fetches.map((name) => [name, rowOf(found[name], row)]));
-				answers.push(generate.answer(rows, outputs));
+				const used = Object.fromEntries(own.map((name) => [name, rows[name]]));
+				results.push({ answer: generate.answer(used, outputs), rows });
 			});
 		}
-		return answers;
+		return results;
 	}
 
 	/** Run the golden examples: how many there are, and how far the numbers are from what they promise, at most. */
@@ -81,17 +91,18 @@ class Model {
 		const names = new Set(this.outputs.map(({ name }) => name));
 		let difference = 0;
 		for (const example of examples) {
-			const asked = [...Object.keys(example.answer), ...Object.keys(example.tensors)].filter((name) => names.has(name));
-			const found = await this.answer(example.input, { outputs: [...new Set(asked)] });
-			difference = Math.max(difference, apart(example, found));
+			const tensors = Object.keys(example.tensors);
+			const asked = [...Object.keys(example.answer), ...tensors].filter((name) => names.has(name));
+			const [{ answer, rows }] = await this.#results([example.input], [...new Set(asked)], tensors);
+			difference = Math.max(difference, apart(example, answer, rows));
 		}
 		return { examples: examples.length, difference };
 	}
 
 	/** The golden examples, with the files of their inputs. */
 	async examples() {
-		const told = await fetched("package/examples.json", (response) => response.json());
-		const value = async (one) => (one?.file ? fetched(`package/${one.file}`, (response) => response.blob()) : one);
+		const told = readJSON(TEXT.decode(await bytes("examples.json", this.bundle)));
+		const value = async (one) => (one?.file ? this.#blob(one.file) : one);
 		const input = async (given) => Object.fromEntries(await Promise.all(Object.entries(given).map(async ([name, one]) => [name, await value(one)])));
 		return Promise.all(told.map(async (example) => ({ ...example, input: await input(example.input) })));
 	}
@@ -101,11 +112,17 @@ class Model {
 		await Promise.all(Object.values(this.#parts.graphs).map((graph) => graph?.close()));
 	}
 
-	/** A bare value stands for the only input. */
+	async #blob(file) {
+		const { type } = this.bundle.files.find(({ path }) => path === `package/${file}`);
+		return new Blob([await bytes(file, this.bundle)], { type });
+	}
+
+	/** A bare value stands for the only input: all that is no plain object, and the pixels of a picture. */
 	#named(item) {
 		const [only, ...others] = this.inputs;
-		const isBare = typeof item === "string" || item instanceof Blob || item instanceof ArrayBuffer || ArrayBuffer.isView(item);
-		return isBare && !others.length ? { [only.name]: item } : item;
+		const isPlain = item !== null && typeof item === "object" && [Object.prototype, null].includes(Object.getPrototypeOf(item));
+		const arePixels = isPlain && only.content === "image" && ArrayBuffer.isView(item.data) && item.width > 0;
+		return (!isPlain || arePixels) && !others.length ? { [only.name]: item } : item;
 	}
 
 	async #execute(feeds, fetches) {
@@ -120,10 +137,10 @@ function at(index, error) {
 	return Object.assign(new OnwardError(code, error.message), { field: `[${index}] ${field}`.trim(), expected, found });
 }
 
-async function fetched(path, read) {
+async function fetched(path) {
 	let response;
 	try {
-		response = await fetch(new URL(path, HERE));
+		response = await fetch(new URL(path, HERE), { cache: "no-cache" }); // no older export's, while the host has another
 	} catch (error) {
 		throw new OnwardError("NOT_READY", `${path} cannot be read: ${error.message}`);
 	}
@@ -131,28 +148,29 @@ async function fetched(path, read) {
 		const { code = "NOT_READY", error = `the host answers ${response.status}` } = await response.json().catch(() => ({}));
 		throw new OnwardError(code, `${path} cannot be read: ${error}`);
 	}
-	return read(response);
+	return response;
 }
 
-/** The bytes of a graph, with `progress({file, read_bytes, size_bytes})` while they come; checked by their digest. */
-async function bytes(name, { files }, progress) {
+/** A file of the package, checked by its digest; `progress({file, read_bytes, size_bytes})` is told while it comes. */
+async function bytes(name, { files }, progress = () => {}) {
 	const path = `package/${name}`;
-	const { size_bytes, sha256 } = files.find((file) => file.path === path);
-	return fetched(path, async (response) => {
-		const data = new Uint8Array(size_bytes);
-		let read_bytes = 0;
-		for await (const part of chunks(response.body)) {
-			read_bytes += part.length;
-			if (read_bytes > size_bytes) break;
-			data.set(part, read_bytes - part.length);
-			progress({ file: name, read_bytes, size_bytes });
-		}
-		const found = read_bytes === size_bytes ? await digest(data) : `${read_bytes} bytes`;
-		if (found && found !== sha256) {
-			throw new OnwardError("DIGEST_MISMATCH", `${path} is not what bundle.json says`, { expected: sha256, found });
-		}
-		return data;
-	});
+	const known = files.find((file) => file.path === path);
+	if (!known) throw new OnwardError("DIGEST_MISMATCH", `bundle.json does not name ${path}`);
+	const { size_bytes, sha256 } = known;
+	const response = await fetched(path);
+	const data = new Uint8Array(size_bytes);
+	let read_bytes = 0;
+	for await (const part of chunks(response.body)) {
+		read_bytes += part.length;
+		if (read_bytes > size_bytes) break;
+		data.set(part, read_bytes - part.length);
+		progress({ file: name, read_bytes, size_bytes });
+	}
+	const found = read_bytes === size_bytes ? await digest(data) : `${read_bytes} bytes`;
+	if (found && found !== sha256) {
+		throw new OnwardError("DIGEST_MISMATCH", `${path} is not what bundle.json says`, { expected: sha256, found });
+	}
+	return data;
 }
 
 /** The SHA-256 in hex, undefined where a page without HTTPS may not compute one. */

@@ -5,6 +5,7 @@ import { checkFinite, checkInteger, checkNames, checkRange, described, fieldTens
 import { pixelsOf } from "./images.js";
 
 const MAX_ENTITY_BYTES = 256;
+const UNPRINTABLE = /\p{C}|\p{Zl}|\p{Zp}|(?! )\p{Zs}/u; // controls, lone surrogates, spaces other than the usual one
 
 /**
  * What turns items into the model's tensors, one row each: `await prepare(item)` → {name: tensor}.
@@ -37,8 +38,8 @@ function filled(item, profile, defaults, inputs) {
 	if (entity !== undefined && entity !== null) {
 		const length = typeof entity === "string" ? new TextEncoder().encode(entity).length : 0;
 		if (typeof entity !== "string") throw wrong("WRONG_DATATYPE", profile, "text that names an entity", shown(entity));
-		if (!length || length > MAX_ENTITY_BYTES) {
-			throw wrong("INVALID_INPUT", profile, `1 to ${MAX_ENTITY_BYTES} bytes of UTF-8`, `${length} bytes`);
+		if (!length || length > MAX_ENTITY_BYTES || UNPRINTABLE.test(entity)) {
+			throw wrong("INVALID_INPUT", profile, `1 to ${MAX_ENTITY_BYTES} bytes of printable text`, shown(entity));
 		}
 	}
 	const isMissing = (name) => !Object.hasOwn(item, name) || item[name] === undefined || item[name] === null;
@@ -70,12 +71,13 @@ function table({ output, unknown }, columns) {
 			}
 			return index < 0 ? NaN : index;
 		}
-		if (typeof value !== (field.datatype === "BOOL" ? "boolean" : "number")) {
+		const isNumber = typeof value === "number" || typeof value === "bigint";
+		if (field.datatype === "BOOL" ? typeof value !== "boolean" : !isNumber) {
 			throw wrong("WRONG_DATATYPE", field.name, described(field), shown(value));
 		}
-		if (field.datatype.startsWith("F")) checkFinite({ name: field.name, datatype: "FP32" }, value);
+		if (field.datatype.startsWith("F")) checkFinite(field.name, value);
 		else if (field.datatype !== "BOOL") {
-			if (!Number.isInteger(value)) throw wrong("WRONG_DATATYPE", field.name, described(field), shown(value));
+			if (typeof value !== "bigint" && !Number.isInteger(value)) throw wrong("WRONG_DATATYPE", field.name, described(field), shown(value));
 			checkInteger(field, value);
 		}
 		return Number(value);

@@ -20,11 +20,19 @@ export async function deviceFor(wanted, hasWebgpu) {
 	return adapter && (wanted === "webgpu" || !adapter.info?.isFallbackAdapter) ? "webgpu" : "wasm";
 }
 
-/** Load the runtime once; later calls get the same one. */
-export async function runtime(device, threads) {
+/**
+ * Load the runtime once; later calls get the same one. Its files are asked for by their digests: browsers may keep them, and
+ * their compiled code, for as long as the host allows, and never take those of another export for these.
+ */
+export async function runtime(device, threads, files) {
 	if (loaded) return loaded;
-	const ort = await import(device === "webgpu" ? "./runtime/ort.jspi.min.mjs" : "./runtime/ort.wasm.min.mjs");
-	ort.env.wasm.wasmPaths = new URL("./runtime/", import.meta.url).href;
+	const from = (name) => {
+		const { path, sha256 } = files.find((file) => file.path === `runtime/${name}`);
+		return new URL(`${path}?${sha256.slice(0, 16)}`, import.meta.url).href;
+	};
+	const [main, own] = device === "webgpu" ? ["ort.jspi.min.mjs", "ort-wasm-simd-threaded.jspi"] : ["ort.wasm.min.mjs", "ort-wasm-simd-threaded"];
+	const ort = await import(from(main));
+	ort.env.wasm.wasmPaths = { mjs: from(`${own}.mjs`), wasm: from(`${own}.wasm`) };
 	ort.env.wasm.numThreads = globalThis.crossOriginIsolated ? threads ?? Math.min(MOST_THREADS, navigator.hardwareConcurrency || 1) : 1;
 	ort.env.logLevel = "error";
 	loaded = { ort, threads: ort.env.wasm.numThreads };
