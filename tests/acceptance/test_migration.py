@@ -15,7 +15,7 @@ import pytest
 import tritonclient.http as triton
 
 from tests.acceptance.conftest import Server, serving
-from tests.triton_models import layer, write_config, write_repository
+from tests.triton_models import layer, write_config, write_layer, write_repository
 
 ROWS = np.random.default_rng(3).standard_normal((6, 4)).astype(np.float32)
 
@@ -74,6 +74,26 @@ def test_tritons_client_finds_the_signature_that_the_configuration_had(from_trit
         assert described["inputs"] == [{"name": "IN", "datatype": "FP32", "shape": [-1, 4]}]
         assert [each["name"] for each in described["outputs"]] == ["OUT", "MIDDLE"]
         assert client.is_model_ready("iris_onnx", "1") and client.is_model_ready("iris_onnx", "3")
+
+
+def test_an_mlflow_model_is_imported_and_answers_by_its_columns(tmp_path: Path) -> None:
+    columns = ["age", "balance", "visits", "share"]
+    schema = [{"type": "double", "name": name, "required": True} for name in columns]
+    folder = tmp_path / "churn"
+    write_layer(folder / "model.onnx", seed=8)
+    (folder / "MLmodel").write_text(
+        "flavors:\n  onnx:\n    data: model.onnx\nsaved_input_example_info:\n  artifact_path: input_example.json\n"
+        "  type: dataframe\nsignature:\n  inputs: '" + json.dumps(schema) + "'\n", "utf-8",
+    )  # fmt: skip
+    (folder / "input_example.json").write_text(json.dumps({"columns": columns, "data": ROWS.tolist()}), "utf-8")
+    out = tmp_path / "repository" / "churn" / "2.0.0"
+    made = onward("import", "mlflow", folder, out, "--version", "2.0.0")
+    assert made.returncode == 0, made.stderr
+    assert json.loads(made.stdout)["compared"] is True
+    assert json.loads(onward("verify", out).stdout)["examples"] == 5
+    item = dict(zip(columns, ROWS[0].tolist(), strict=True))
+    answer = json.loads(onward("run", out, json.dumps(item)).stdout)["answer"]
+    np.testing.assert_allclose(answer["y"], layer(ROWS[:1], 8, 3)[0], atol=1e-6)
 
 
 def test_labels_are_answered_to_a_plain_request(from_triton: Server) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -31,3 +32,24 @@ def triton(repository: Path, out: Path, models: tuple[str, ...], licence: str, a
     from onward.runners import migration
 
     migration.from_triton(repository, out, models=models, licence=licence, as_json=as_json)
+
+
+@import_group.command()
+@click.argument("folder", type=_FOLDER)
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--name", default="", help="Name of the package; by default the folder's.")
+@click.option("--version", default="1.0.0", show_default=True, help="Version of the package.")
+@click.option("--licence", default="", help="Licence of the weights.")
+@click.option("--description", default="", help="What the model does, in a sentence.")
+@click.option(
+    "--tolerance", type=click.FloatRange(0, 1e6), default=None, help="How far answers may differ from the original's."
+)
+@as_json
+def mlflow(folder: Path, out: Path, **options: Any) -> None:
+    """Import an MLflow model, the FOLDER of an MLmodel file, as the package OUT. OUT may end in .onward.
+
+    Its ONNX flavour is taken, or the file of an XGBoost, LightGBM or CatBoost model. A pickle is never opened.
+    """
+    from onward.runners import migration
+
+    migration.from_mlflow(folder, out, **options)

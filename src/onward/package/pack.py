@@ -69,7 +69,8 @@ def pack(
     """Pack a trained model into the folder `out`, or an archive where `out` ends in `.onward`.
 
     `source` is an ONNX or GGUF file, a folder with a manifest, the folder of a BERT encoder, an EfficientNet-lite
-    state dict (.pth), or a scikit-learn or LightGBM estimator; estimators need a `sample` of at least three rows.
+    state dict (.pth), a draft, or a scikit-learn or LightGBM estimator; estimators need a `sample` of at least three
+    rows.
     Encoders and state dicts are compared with a `reference`: an .npz file (or its arrays) of what the original gave,
     on 64 inputs or more; without one they are packed and the lock says `compared = false`. `labels` names a state
     dict's classes, one a line.
@@ -94,8 +95,9 @@ def pack(
             shutil.copytree(source, folder)
             assemble(folder, parity={"compared": False}, check=check, repositories=repositories)
         else:
-            info = _info(source, name, version, licence, description)
-            pack_draft(_draft(source, info, original), folder, run_package=run_package)
+            if not isinstance(source, Draft):
+                source = _draft(source, _info(source, name, version, licence, description), original)
+            pack_draft(source, folder, run_package=run_package)
         return _settle(folder, out)
     finally:
         shutil.rmtree(workplace, ignore_errors=True)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from onward.errors import OnwardError
+from onward.package.manifest import is_name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,3 +43,11 @@ class Moved:
         if not self.refused:
             record |= {"compared": self.rows > 0, "rows": self.rows}
         return record | {"notes": list(self.notes)}
+
+
+def package_name(name: str) -> str:
+    """A package's name for a model's: the same where it can be, else in small letters and without other signs."""
+    if is_name(name):
+        return name
+    plain = re.sub(r"[^a-z0-9_-]+", "-", name.lower()).strip("-_")
+    return (plain if plain[:1].isalpha() else f"model-{plain}")[:64].strip("-_")

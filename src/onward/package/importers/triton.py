@@ -22,7 +22,7 @@ from onward.package.importers.draft import Draft
 from onward.package.importers.ensemble import Part, in_order, joined, run_in_turn
 from onward.package.importers.extra import need
 from onward.package.importers.graph import UnsupportedModel
-from onward.package.importers.moved import Moved
+from onward.package.importers.moved import Moved, package_name
 from onward.package.importers.onnx import draft_of_onnx
 from onward.package.importers.triton_config import (
     CONFIG_FILE,
@@ -32,7 +32,6 @@ from onward.package.importers.triton_config import (
     TritonConfig,
     read_config,
 )
-from onward.package.manifest import is_name
 from onward.package.pack import RunPackage, pack_draft
 from onward.package.records import Execute, Labels, PackageInfo
 from onward.package.repository import Repository
@@ -141,7 +140,7 @@ def _read(folder: Path, taken: dict[str, str]) -> _Model:
     if missing or not there:
         raise PackageError("a version is not there", where=str(folder), expected=", ".join(missing) or "a folder 1",
                            found=", ".join(there) or "no numbered folder")  # fmt: skip
-    name = _package_name(folder.name)
+    name = package_name(folder.name)
     if name in taken:
         raise PackageError(f'its package would be called "{name}", as that of "{taken[name]}" is', where=str(folder),
                            expected="names that differ in more than capitals and signs")  # fmt: skip
@@ -149,14 +148,6 @@ def _read(folder: Path, taken: dict[str, str]) -> _Model:
         note = f'the model is now called "{name}": clients have to ask for that'
         config = replace(config, notes=(note, *config.notes))
     return _Model(folder=folder, config=config, name=name, versions=tuple(wanted or there[-config.policy.latest :]))
-
-
-def _package_name(name: str) -> str:
-    """A package's name for a model's: the same where it can be, else in small letters and without other signs."""
-    if is_name(name):
-        return name
-    plain = re.sub(r"[^a-z0-9_-]+", "-", name.lower()).strip("-_")
-    return (plain if plain[:1].isalpha() else f"model-{plain}")[:64].strip("-_")
 
 
 def _plain(model: _Model, version: str, move: _Move) -> tuple[Draft, list[str]]:
