@@ -13,7 +13,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
@@ -52,6 +52,10 @@ class Opens(Protocol):
         ...
 
 
+def _no_others(tenant: str, conversation: str) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
     """What a customer says. `customer` is whom the caller has signed in ("": nobody); `conversation` "" begins one."""
@@ -88,8 +92,13 @@ class Conversations:
         wake: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.time,
         wait_s: float = 2.0,
+        secret: bytes = b"",
+        turn: Callable[[str, str], AbstractContextManager[None]] = _no_others,
     ) -> None:
-        """`keys` opens receipts; `wake` tells the relay of work; a reply waits at most `wait_s` for its actions."""
+        """`keys` opens receipts; `wake` tells the relay of work; a reply waits at most `wait_s` for its actions.
+
+        Where several processes serve together, they have `secret` in common, and `turn` waits for the others.
+        """
         self.dialogue = dialogue
         self._ruling = replace(ruling, private=frozenset({EVERYTHING}))
         self._desk = desk
@@ -99,6 +108,8 @@ class Conversations:
         self._wake = wake
         self._clock = clock
         self._wait_s = wait_s
+        self._secret = secret or _UNGUESSABLE
+        self._turn = turn
         self._talking: dict[tuple[str, str], tuple[threading.Lock, int]] = {}
         self._guard = threading.Lock()
 
@@ -110,7 +121,7 @@ class Conversations:
         Raises `InputError` for a conversation id that is none, `NotFound` for somebody else's conversation, `Conflict`
         where another process went on with it meanwhile, and what the desk raises: then nothing was decided.
         """
-        conversation = message.conversation or _new_id(message)
+        conversation = message.conversation or _new_id(message, self._secret)
         if _ID.fullmatch(conversation) is None:
             raise InputError(
                 where="conversation", expected="up to 64 letters, digits, - and _", found=conversation[:64]
@@ -241,7 +252,7 @@ class Conversations:
             lock, users = self._talking.get(key, (threading.Lock(), 0))
             self._talking[key] = (lock, users + 1)
         try:
-            with lock:
+            with lock, self._turn(tenant, conversation):
                 yield
         finally:
             with self._guard:
@@ -252,16 +263,16 @@ class Conversations:
                     self._talking[key] = (lock, users - 1)
 
 
-def _new_id(message: Message) -> str:
+def _new_id(message: Message, unguessable: bytes) -> str:
     """The id of the conversation that a message begins: the same for the same request, sent again under its key.
 
     Who is not signed in has nothing but the id to show for a conversation, so it must not follow from a key that
-    somebody else may guess: theirs is the same for as long as this process lives.
+    somebody else may guess: theirs is the same for as long as this process, or the server's supervisor, lives.
     """
     if not message.idempotency_key:
         return f"c_{secrets.token_hex(12)}"
     parts = [message.tenant, message.customer, message.idempotency_key]
-    secret = b"" if message.customer else _UNGUESSABLE
+    secret = b"" if message.customer else unguessable
     return f"c_{hashlib.sha256(b'onward-conversation-1' + secret + msgspec.json.encode(parts)).hexdigest()[:24]}"
 
 

@@ -253,7 +253,7 @@ def _whole(request: Request, name: str, default: int) -> int:
     return int(text)
 
 
-class _OnlyHere:
+class OnlyHere:
     """Refuses requests for another host than this machine: a name that somebody pointed here is none of ours."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -304,6 +304,6 @@ def make_admin_app(models: Models, policies: Policies | None = None, *, metrics:
             Route("/admin/kill-switch", on.switches, methods=["GET"]),
             Route("/admin/kill-switch", on.turn, methods=["POST"]),
         ],
-        middleware=[Middleware(_OnlyHere)],
+        middleware=[Middleware(OnlyHere)],
         exception_handlers={OnwardError: on_onward_error, HTTPException: on_http_error},
     )

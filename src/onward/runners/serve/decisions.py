@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 from onward.act.desk import Case, Desk, Recorded, Ruling
@@ -47,6 +48,7 @@ if TYPE_CHECKING:  # only where people talk with a package
 _log = logging.getLogger("onward.serve")
 _RETRY_S = 1.0
 _BACKLOG_FRESH_S = 1.0
+_FRESH_S = 1.0
 _READERS = 4
 _TALKS = 32  # each may wait a while for what its reply depends on
 _PURGE_S = 600.0
@@ -107,6 +109,9 @@ class Decisions:
             _log.error("the store was not opened: %s: %s", type(error).__name__, error)
 
     def _open(self) -> _Opened:
+        siblings = self._options.siblings
+        if siblings is not None:
+            siblings.open_first()
         store = open_store(self._options.store)
         try:
             keys = open_keys(self._options.store, self._options.key_file)
@@ -118,7 +123,9 @@ class Decisions:
         if self._options.relay:
             relay = Relay(store, self.targets, keys=keys, writer=writer)
             relay.start()
-        profiles = Profiles(store, writer, note_erasure=note_erasure)
+        # What another worker has just written counts at once, as if it had been this one.
+        freshness_s = _FRESH_S if siblings is None else 0.0
+        profiles = Profiles(store, writer, note_erasure=note_erasure, freshness_s=freshness_s)
         return _Opened(store, keys, writer, Desk(writer, keys, self.targets), profiles, relay)
 
     @property
@@ -147,10 +154,12 @@ class Decisions:
         """The conversations with a package. Raises `StoreUnavailable`."""
         from onward.dialogue.conversations import Conversations
 
-        opened = self._need()
-        return Conversations(
-            dialogue, ruling, opened.desk, opened.store, opened.writer, keys=opened.keys, wake=self.wake_relay
-        )
+        opened, siblings = self._need(), self._options.siblings
+        conversations = partial(
+            Conversations, dialogue, ruling, opened.desk, opened.store, opened.writer, keys=opened.keys,
+            wake=self.wake_relay,
+        )  # fmt: skip
+        return conversations() if siblings is None else conversations(secret=siblings.secret, turn=siblings.turn)
 
     def entities(self, features: Features, metrics: ModelMetrics) -> Entities:
         """What is known of the entities of a served version's items."""
@@ -211,7 +220,9 @@ class Decisions:
 
     def wake_relay(self) -> None:
         """There may be something to do."""
-        if self._opened is not None and self._opened.relay is not None:
+        if self._options.siblings is not None:
+            self._options.siblings.wake()
+        elif self._opened is not None and self._opened.relay is not None:
             self._opened.relay.wake()
 
     async def read(self, call: Callable[[Reader], T]) -> T:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +24,20 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Siblings:
+    """What the workers of one server do together, so that it does not matter which of them is asked.
+
+    `secret` makes the ids of conversations that their request names. `turn` waits until no other worker is at a
+    tenant's conversation, `open_first` until the supervisor has made the store; `wake` tells its relay of work.
+    """
+
+    secret: bytes
+    turn: Callable[[str, str], AbstractContextManager[None]]
+    open_first: Callable[[], None]
+    wake: Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DecisionOptions:
     """Where decisions are kept, and what their actions may do: without `actions`, nothing.
 
@@ -34,6 +49,7 @@ class DecisionOptions:
     actions: Path | None = None
     key_file: Path | None = None
     relay: bool = True
+    siblings: Siblings | None = None
 
 
 class Policies:
@@ -91,6 +107,11 @@ class Policies:
     def backlog(self) -> Backlog | None:
         """The outbox as it was last looked at; None where there is none."""
         return None if self._decisions is None else self._decisions.backlog()
+
+    def wake_relay(self) -> None:
+        """The outbox may hold something to do."""
+        if self._decisions is not None:
+            self._decisions.wake_relay()
 
     async def refresh_backlog(self) -> None:
         """Look at the outbox, for a scrape."""

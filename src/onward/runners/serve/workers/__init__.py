@@ -1,0 +1,1 @@
+"""Many processes that share the port for inference, and the supervisor that starts, commands and replaces them."""

@@ -1,0 +1,214 @@
+"""What supervisor and workers say to each other, as typed frames: a length (u32), then msgpack of an `Envelope`.
+
+Never unpickled; what is not a frame of ours ends the connection. Knows nothing of processes or sockets.
+"""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import msgspec
+
+from onward.runners.serve.options import ServeOptions
+
+LENGTH = struct.Struct("<I")
+MAX_FRAME_BYTES = 64 << 20
+
+
+class Version(msgspec.Struct, frozen=True, array_like=True):
+    """A version that a worker serves."""
+
+    name: str
+    version: str
+    digest: str
+
+
+class Failure(msgspec.Struct, frozen=True, array_like=True):
+    """A version that did not load in a worker, and why."""
+
+    name: str
+    version: str
+    code: str
+    reason: str
+
+
+class Family(msgspec.Struct, frozen=True, array_like=True):
+    """One metric as a worker counts it: samples by name and labels."""
+
+    name: str
+    kind: str
+    text: str
+    samples: tuple[tuple[str, tuple[tuple[str, str], ...], float], ...]
+
+
+class Desired(msgspec.Struct, frozen=True, array_like=True):
+    """What is to be served: all that the repository holds, but for these models, and for these versions, which did not
+    load in another worker."""
+
+    unloaded: tuple[str, ...] = ()
+    avoided: tuple[tuple[str, str], ...] = ()
+
+
+class Begin(msgspec.Struct, frozen=True, tag="begin"):
+    """Supervisor to worker, first of all. `sockets`: the descriptors that listen, by slot; `turns`: of the file whose
+    locks are taken for conversations; `secret`: what the workers of this server have in common."""
+
+    options: ServeOptions
+    slot: int
+    sockets: tuple[tuple[int, ...], ...]
+    turns: int
+    secret: bytes
+    desired: Desired
+
+
+class Listen(msgspec.Struct, frozen=True, tag="listen"):
+    """Supervisor to worker: accept connections of these slots, and of no others."""
+
+    slots: tuple[int, ...]
+
+
+class Readiness(msgspec.Struct, frozen=True, tag="readiness"):
+    """Supervisor to worker: whether the server as a whole is ready, which is what callers are told."""
+
+    ready: bool
+
+
+class Scan(msgspec.Struct, frozen=True, tag="scan"):
+    """Supervisor to worker: serve what is desired of what the repository holds by now. → State"""
+
+    desired: Desired
+
+
+class Load(msgspec.Struct, frozen=True, tag="load"):
+    """Supervisor to worker: look for this model's versions, which are desired (again). → State"""
+
+    name: str
+    desired: Desired
+
+
+class Unload(msgspec.Struct, frozen=True, tag="unload"):
+    """Supervisor to worker: serve none of this model's versions, which are not desired any more. → State"""
+
+    name: str
+    desired: Desired
+
+
+class Stop(msgspec.Struct, frozen=True, tag="stop"):
+    """Supervisor to worker: not ready; after the grace, take nothing more, answer what was taken, and end."""
+
+    grace_s: float
+
+
+class Measure(msgspec.Struct, frozen=True, tag="measure"):
+    """Either way. To a worker: its counters. To the supervisor: those of all, as a page. → Measured, Told"""
+
+
+class Measured(msgspec.Struct, frozen=True, tag="measured"):
+    """A worker's counters."""
+
+    families: tuple[Family, ...]
+
+
+class Ask(msgspec.Struct, frozen=True, tag="ask"):
+    """Supervisor to worker: a request of the admin port. → Told"""
+
+    method: str
+    path: str
+    query: bytes
+    headers: tuple[tuple[bytes, bytes], ...]
+    body: bytes
+
+
+class Told(msgspec.Struct, frozen=True, tag="told"):
+    """The answer to a request."""
+
+    status: int
+    headers: tuple[tuple[bytes, bytes], ...]
+    body: bytes
+
+
+class State(msgspec.Struct, frozen=True, tag="state"):
+    """Worker to supervisor, whenever it changes: what it serves. `complete`: all that it should."""
+
+    complete: bool
+    served: tuple[Version, ...] = ()
+    failed: tuple[Failure, ...] = ()
+    stopping: bool = False
+
+
+class Pulse(msgspec.Struct, frozen=True, tag="pulse"):
+    """Worker to supervisor, every few seconds: it is not stuck, and what it has counted so far."""
+
+    state: State
+    families: tuple[Family, ...]
+
+
+class OpenStore(msgspec.Struct, frozen=True, tag="open-store"):
+    """Worker to supervisor: a package needs the store. Answered once it is there, and its relay at work. → Done"""
+
+
+class Wake(msgspec.Struct, frozen=True, tag="wake"):
+    """Worker to supervisor: the outbox may hold something to do."""
+
+
+class Done(msgspec.Struct, frozen=True, tag="done"):
+    """What was asked for is done."""
+
+
+class Refused(msgspec.Struct, frozen=True, tag="refused"):
+    """What was asked for failed: an error's parts, as it would be answered over HTTP."""
+
+    code: str
+    message: str
+    status: int
+    where: str = ""
+
+
+Message: TypeAlias = (
+    Begin | Listen | Readiness | Scan | Load | Unload | Stop | Measure | Measured | Ask | Told | State | Pulse
+    | OpenStore | Wake | Done | Refused
+)  # fmt: skip
+
+
+class Envelope(msgspec.Struct, frozen=True, array_like=True):
+    """A message with its number: 0 where no answer is wanted, else the answer has the same."""
+
+    number: int
+    is_answer: bool
+    message: Message
+
+
+class BrokenFrame(Exception):
+    """What came is not a frame of ours."""
+
+
+def _to_text(value: Any) -> str:
+    if isinstance(value, Path):
+        return str(value)
+    raise NotImplementedError(type(value).__name__)
+
+
+def _from_text(kind: type, value: Any) -> Any:
+    if kind is Path:
+        return Path(value)
+    raise NotImplementedError(kind.__name__)
+
+
+_encoder = msgspec.msgpack.Encoder(enc_hook=_to_text)
+_decoder = msgspec.msgpack.Decoder(Envelope, dec_hook=_from_text)
+
+
+def encode(envelope: Envelope) -> bytes:
+    """One frame."""
+    body = _encoder.encode(envelope)
+    return LENGTH.pack(len(body)) + body
+
+
+def decode(body: bytes) -> Envelope:
+    """What a frame holds, without its length. Raises `BrokenFrame`."""
+    try:
+        return _decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BrokenFrame(str(error)) from error
