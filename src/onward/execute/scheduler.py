@@ -5,6 +5,10 @@ belongs to one model. It never lets an idle instance wait (unless `max_queue_del
 a batch runs forms the next one. It weighs work by rows, keeps unlike work apart by `key` and by length bucket, serves
 the oldest first, and drops work whose deadline passed or whose caller left before it is computed.
 
+Of three priorities each counts as having come a second before the next lower one. So what is urgent goes first, and
+nothing starves: what comes more than two seconds after a piece of work is never ahead of it. Where the queue is full,
+an eighth of it more is there for each priority that has not that much in it.
+
     queued ──next_batch──▶ running ──done──▶ finished
       ├──cancel──▶ cancelled
       └──deadline──▶ expired            (work that `add` refuses is rejected and was never queued)
@@ -17,8 +21,10 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Hashable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from onward.errors import Overloaded, TooLarge
+from onward.execute.promises import Promises
 
 # Lengths (tokens) up to a bound share a batch: padding stays below a third, and there are few distinct shapes.
 LENGTH_BUCKETS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 4096, 8192)
@@ -26,6 +32,18 @@ _NEVER_S = float("inf")
 # Share of the newest batch in the moving average of seconds a row.
 _SMOOTHING = 0.2
 _PURGE_FROM = 64
+
+
+HIGH, NORMAL, LOW = 0, 1, 2
+PRIORITIES = {"high": HIGH, "normal": NORMAL, "low": LOW}
+# By how much later than it came a priority counts as having come.
+BEHIND_S = (0.0, 1.0, 2.0)
+_RESERVE = 8
+# Whether work's caller was turned away before. Room that is kept for those who were is kept from NEW work only.
+NEW, RETURNING, UNKNOWN = 0, 1, 2
+
+_Line: TypeAlias = "tuple[deque[Work], deque[Work], deque[Work]]"
+"""Work that may share a batch, by priority."""
 
 
 class State(enum.Enum):
@@ -43,16 +61,27 @@ class Work:
     """One request's rows on their way through the scheduler; the driver subclasses it to carry the request.
 
     `rows` is its cost, at least 1. Work with different `key` never shares a batch; `length` (0: fixed shape) is
-    bucketed. `deadline_s` is on the same clock as every `now_s`.
+    bucketed. `deadline_s` is on the same clock as every `now_s`. `priority` is HIGH, NORMAL or LOW. `standing` is NEW,
+    RETURNING (it was turned away, and comes when it was told to) or UNKNOWN.
     """
 
-    __slots__ = ("arrived_s", "deadline_s", "key", "length", "rows", "state")
+    __slots__ = ("arrived_s", "deadline_s", "key", "length", "priority", "rows", "standing", "state")
 
-    def __init__(self, *, rows: int = 1, key: Hashable = None, length: int = 0, deadline_s: float = _NEVER_S) -> None:
+    def __init__(
+        self,
+        *,
+        rows: int = 1,
+        key: Hashable = None,
+        length: int = 0,
+        deadline_s: float = _NEVER_S,
+        priority: int = NORMAL,
+    ) -> None:
         self.rows = rows
         self.key = key
         self.length = length
         self.deadline_s = deadline_s
+        self.priority = priority
+        self.standing = NEW
         self.arrived_s = 0.0
         self.state = State.QUEUED
 
@@ -87,8 +116,14 @@ class Scheduler:
         self.instances = instances
         self.row_buckets = row_buckets
         self.queued_rows = 0
+        # What new work may fill of the queue: all of it, or what is not kept for others who were told to come back.
+        self._open_rows = max_queue_rows
+        self._promises = Promises()
+        self._reserve = -(-max_queue_rows // _RESERVE)
         self.running = 0
-        self._queues: dict[Hashable, deque[Work]] = {}
+        self._lines: dict[Hashable, _Line] = {}
+        # Waiting rows by priority; those of NORMAL are the rest, so that ordinary work is not counted twice.
+        self._rows_of = [0, 0, 0]
         self._expired: list[Work] = []
         self._cancelled = 0
         self._seconds_per_row = 0.0
@@ -100,30 +135,28 @@ class Scheduler:
         wait for and is a `ValueError`.
         """
         waiting = self.queued_rows + work.rows
-        if not self.queued_rows < waiting <= self.max_queue_rows:
-            # Else a later `cancel` would take rows off the queue that were never on it.
-            work.state = State.REJECTED
-            if work.rows < 1:
-                raise ValueError("work has at least one row")
-            if work.rows > self.max_queue_rows:
-                raise TooLarge(expected=f"at most {self.max_queue_rows} rows", found=f"{work.rows} rows")
-            raise Overloaded(f"{self.queued_rows} rows are waiting", retry_after_s=self.retry_after_s())
+        if work.standing == RETURNING:
+            self._promises.redeem(work.rows)
+        if not self.queued_rows < waiting <= self._open_rows:
+            self._check_room(work, now_s)
         self.queued_rows = waiting
+        if work.priority != NORMAL:
+            self._rows_of[work.priority] += work.rows
         work.arrived_s = now_s
         key: Hashable = work.key
         if work.length:
             key = (key, length_bucket(work.length))
-        queue = self._queues.get(key)
-        if queue is None:
-            queue = self._queues[key] = deque()
-        queue.append(work)
+        line = self._lines.get(key)
+        if line is None:
+            line = self._lines[key] = (deque(), deque(), deque())
+        line[work.priority].append(work)
 
     def cancel(self, work: Work) -> bool:
         """The caller left. True if the work will not be computed, False if it runs already or has ended."""
         if work.state is not State.QUEUED:
             return False
         work.state = State.CANCELLED
-        self.queued_rows -= work.rows
+        self._leave(work)
         self._cancelled += 1
         if self._cancelled > max(self.queued_rows, _PURGE_FROM):
             self._purge()
@@ -133,14 +166,14 @@ class Scheduler:
         """The next batch to run, or None when there is nothing to do now (see `wake_s`)."""
         if self.running >= self.instances or not self.queued_rows:
             return None
-        queue = self._oldest_queue(now_s)
-        if queue is None:
+        line = self._first_line(now_s)
+        if line is None:
             return None
-        if self.max_queue_delay_s and now_s < queue[0].arrived_s + self.max_queue_delay_s:
-            queue = self._full_queue(now_s)
-            if queue is None:
+        if self.max_queue_delay_s and now_s < self._oldest_s() + self.max_queue_delay_s:
+            line = self._full_line(now_s)
+            if line is None:
                 return None
-        works, rows = self._take(queue, now_s)
+        works, rows = self._take(line, now_s)
         self.running += 1
         self.queued_rows -= rows
         return Batch(works, rows, self._bucket(rows), now_s)
@@ -163,9 +196,12 @@ class Scheduler:
 
     def expire(self, now_s: float) -> list[Work]:
         """Take the work whose deadline has passed out of the queue, with what `next_batch` found so before."""
-        for key, queue in list(self._queues.items()):
-            if any(work.deadline_s <= now_s for work in queue):
-                self._queues[key] = deque(work for work in queue if not self._is_over(work, now_s))
+        for line in self._lines.values():
+            for queue in line:
+                if any(work.deadline_s <= now_s for work in queue):
+                    live = [work for work in queue if not self._is_over(work, now_s)]
+                    queue.clear()
+                    queue.extend(live)
         expired, self._expired = self._expired, []
         return expired
 
@@ -173,12 +209,7 @@ class Scheduler:
         """When `next_batch` is worth another call although nothing arrives and nothing ends; None: it is not."""
         if not self.max_queue_delay_s or not self.queued_rows or self.running >= self.instances:
             return None
-        heads = [queue[0].arrived_s for queue in self._queues.values() if queue]
-        return min(heads) + self.max_queue_delay_s if heads else None
-
-    def retry_after_s(self) -> float:
-        """How long the rows that wait now will take to drain, at the rate seen lately."""
-        return max(self.queued_rows * self._seconds_per_row / self.instances, 0.001)
+        return self._oldest_s() + self.max_queue_delay_s
 
     @property
     def found_expired(self) -> bool:
@@ -190,18 +221,72 @@ class Scheduler:
         """Nothing waits and nothing runs."""
         return not self.queued_rows and not self.running
 
-    def _oldest_queue(self, now_s: float) -> deque[Work] | None:
-        """The queue whose first live work has waited longest; queues found empty are dropped."""
-        oldest: deque[Work] | None = None
-        for key, queue in list(self._queues.items()):
-            while queue and self._is_over(queue[0], now_s):
-                queue.popleft()
-            if not queue:
-                if len(self._queues) > 1:
-                    del self._queues[key]
-            elif oldest is None or queue[0].arrived_s < oldest[0].arrived_s:
-                oldest = queue
-        return oldest
+    def limit(self, priority: int, standing: int, now_s: float) -> int:
+        """How many rows may wait, those of a request of this priority and standing included."""
+        self._promises.lapse(now_s)
+        self._open_rows = self._left_open()
+        limit = self._open_rows if standing == NEW and self.queued_rows else self.max_queue_rows
+        return limit if priority == NORMAL else limit + self._reserve
+
+    def turn_away(self, rows: int, now_s: float, *, waiting: int = 0) -> Overloaded:
+        """The error for rows that there is no room for, with the time at which there will be.
+
+        `waiting` are those that wait, where the queue does not hold all of them.
+        """
+        row_s = self._seconds_per_row / self.instances
+        waiting = max(waiting, self.queued_rows)
+        free_in_s = max(waiting * row_s, 0.001)
+        after_s = self._promises.give(now_s, rows=rows, free_in_s=free_in_s, row_s=row_s)
+        self._open_rows = self._left_open()
+        return Overloaded(f"{waiting} rows are waiting", retry_after_s=after_s)
+
+    def _left_open(self) -> int:
+        """What of the queue is not kept for those who were told to come back."""
+        return self.max_queue_rows - min(self._promises.kept, self.max_queue_rows - self._reserve)
+
+    def _check_room(self, work: Work, now_s: float) -> None:
+        """Whether work that finds no open room has some by its priority or standing; else raises."""
+        if work.rows > 0:
+            own = self._rows_of[work.priority] if work.priority != NORMAL else self.queued_rows - sum(self._rows_of)
+            if own + work.rows <= self._reserve:
+                return
+            if self.queued_rows + work.rows <= self.limit(NORMAL, work.standing, now_s):
+                return
+        # Else a later `cancel` would take rows off the queue that were never on it.
+        work.state = State.REJECTED
+        if work.rows < 1:
+            raise ValueError("work has at least one row")
+        if work.rows > self.max_queue_rows:
+            raise TooLarge(expected=f"at most {self.max_queue_rows} rows", found=f"{work.rows} rows")
+        raise self.turn_away(work.rows, now_s)
+
+    def _leave(self, work: Work) -> None:
+        """Its rows do not wait any more."""
+        self.queued_rows -= work.rows
+        if work.priority != NORMAL:
+            self._rows_of[work.priority] -= work.rows
+
+    def _first_line(self, now_s: float) -> _Line | None:
+        """The line whose first live work counts as having waited longest; lines found empty are dropped."""
+        first: _Line | None = None
+        first_s = _NEVER_S
+        for key, line in list(self._lines.items()):
+            due_s = _NEVER_S
+            for queue, behind_s in zip(line, BEHIND_S, strict=True):
+                while queue and self._is_over(queue[0], now_s):
+                    queue.popleft()
+                if queue and queue[0].arrived_s + behind_s < due_s:
+                    due_s = queue[0].arrived_s + behind_s
+            if due_s == _NEVER_S:
+                if len(self._lines) > 1:
+                    del self._lines[key]
+            elif due_s < first_s:
+                first, first_s = line, due_s
+        return first
+
+    def _oldest_s(self) -> float:
+        """When the work at the heads that came first came, whatever its priority."""
+        return min((queue[0].arrived_s for line in self._lines.values() for queue in line if queue), default=_NEVER_S)
 
     def _is_over(self, work: Work, now_s: float) -> bool:
         """Whether queued work needs no computing any more; marks and collects what has just expired."""
@@ -209,7 +294,7 @@ class Scheduler:
             return True
         if work.deadline_s <= now_s:
             work.state = State.EXPIRED
-            self.queued_rows -= work.rows
+            self._leave(work)
             self._expired.append(work)
             return True
         return False
@@ -217,44 +302,72 @@ class Scheduler:
     def _purge(self) -> None:
         """Let go of cancelled work: behind a long batch, clients that come and leave must not fill the memory."""
         self._cancelled = 0
-        for key, queue in list(self._queues.items()):
-            live = deque(work for work in queue if work.state is not State.CANCELLED)
-            if live:
-                self._queues[key] = live
-            else:
-                del self._queues[key]
+        for key, line in list(self._lines.items()):
+            for queue in line:
+                live = [work for work in queue if work.state is not State.CANCELLED]
+                queue.clear()
+                queue.extend(live)
+            if not any(line):
+                del self._lines[key]
 
-    def _full_queue(self, now_s: float) -> deque[Work] | None:
-        """Of the queues whose live work fills a batch, so that waiting gains nothing, the one with the oldest head."""
-        oldest: deque[Work] | None = None
-        for queue in self._queues.values():
-            if queue and (oldest is None or queue[0].arrived_s < oldest[0].arrived_s):
-                live = (work.rows for work in queue if work.state is State.QUEUED and work.deadline_s > now_s)
+    def _full_line(self, now_s: float) -> _Line | None:
+        """Of the lines whose live work fills a batch, so that waiting gains nothing, the one that comes first."""
+        first: _Line | None = None
+        first_s = _NEVER_S
+        for line in self._lines.values():
+            heads = (queue[0].arrived_s + BEHIND_S[queue[0].priority] for queue in line if queue)
+            due_s = min(heads, default=_NEVER_S)
+            if due_s < first_s:
+                waiting = (work for queue in line for work in queue)
+                live = (work.rows for work in waiting if work.state is State.QUEUED and work.deadline_s > now_s)
                 if sum(live) >= self.max_batch_size:
-                    oldest = queue
-        return oldest
+                    first, first_s = line, due_s
+        return first
 
-    def _take(self, queue: deque[Work], now_s: float) -> tuple[list[Work], int]:
-        """Live work from the head, up to `max_batch_size` rows; larger work runs alone."""
+    def _take(self, line: _Line, now_s: float) -> tuple[list[Work], int]:
+        """Live work in its order, up to `max_batch_size` rows; larger work runs alone."""
         works: list[Work] = []
         rows = 0
-        while queue:
-            work = queue[0]
-            if work.state is State.CANCELLED or (work.deadline_s <= now_s and self._is_over(work, now_s)):
+        while True:
+            queue, until_s = _ahead(line)
+            if queue is None:
+                return works, rows
+            priority = queue[0].priority
+            behind_s = BEHIND_S[priority]
+            while queue:
+                work = queue[0]
+                if work.state is State.CANCELLED or (work.deadline_s <= now_s and self._is_over(work, now_s)):
+                    queue.popleft()
+                    continue
+                if work.arrived_s + behind_s > until_s:
+                    break  # work of another priority comes before
+                if works and rows + work.rows > self.max_batch_size:
+                    return works, rows
                 queue.popleft()
-                continue
-            if works and rows + work.rows > self.max_batch_size:
-                break
-            queue.popleft()
-            work.state = State.RUNNING
-            works.append(work)
-            rows += work.rows
-        return works, rows
+                work.state = State.RUNNING
+                if priority != NORMAL:
+                    self._rows_of[priority] -= work.rows
+                works.append(work)
+                rows += work.rows
 
     def _bucket(self, rows: int) -> int:
         if not self.row_buckets or rows > self.row_buckets[-1]:
             return rows
         return self.row_buckets[bisect_left(self.row_buckets, rows)]
+
+
+def _ahead(line: _Line) -> tuple[deque[Work] | None, float]:
+    """Of a line's priorities the one whose head comes first, and up to when it stays ahead of the others' heads."""
+    ahead: deque[Work] | None = None
+    first_s = until_s = _NEVER_S
+    for queue, behind_s in zip(line, BEHIND_S, strict=True):
+        if queue:
+            due_s = queue[0].arrived_s + behind_s
+            if due_s < first_s:
+                ahead, first_s, until_s = queue, due_s, first_s
+            elif due_s < until_s:
+                until_s = due_s
+    return ahead, until_s
 
 
 def length_bucket(length: int) -> int:

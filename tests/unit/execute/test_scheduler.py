@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import heapq
+import math
+import random
 import weakref
 from collections.abc import Hashable
 
@@ -17,19 +20,39 @@ from hypothesis.stateful import (
 )
 
 from onward.errors import Overloaded, TooLarge
-from onward.execute.scheduler import LENGTH_BUCKETS, Batch, Scheduler, State, Work, length_bucket
+from onward.execute.scheduler import (
+    BEHIND_S,
+    HIGH,
+    LENGTH_BUCKETS,
+    LOW,
+    NEW,
+    NORMAL,
+    RETURNING,
+    UNKNOWN,
+    Batch,
+    Scheduler,
+    State,
+    Work,
+    length_bucket,
+)
 
 ENDED = {State.FINISHED, State.CANCELLED, State.EXPIRED}
 TTLS_S = st.sampled_from([0.0, 1.0, 3.0, 1e9, 1e9, 1e9])
 KEYS = st.sampled_from([None, None, "a"])
 ROWS = st.sampled_from([1, 1, 1, 2, 3, 10])
 LENGTHS = st.sampled_from([0, 0, 0, 8, 9, 16, 9000])
+PRIORITY = st.sampled_from([HIGH, NORMAL, NORMAL, NORMAL, LOW])
 KINDS = st.sampled_from([(None, 0), (None, 0), (None, 0), (None, 8), (None, 9), ("a", 0), ("a", 16), (None, 7)])
 
 
 def queue_of(work: Work) -> Hashable:
     """What two works must have in common to share a batch."""
     return (work.key, length_bucket(work.length) if work.length else None)
+
+
+def rank(work: Work) -> float:
+    """When it counts as having come."""
+    return work.arrived_s + BEHIND_S[work.priority]
 
 
 def live(works: list[Work], now_s: float) -> list[Work]:
@@ -62,21 +85,34 @@ class SchedulerMachine(RuleBasedStateMachine):
             row_buckets=tuple(size for size in (1, 2, 4, 8) if size <= max_batch_size),
         )
 
-    @rule(requests=st.lists(st.tuples(ROWS, KINDS, TTLS_S), min_size=1, max_size=6))
-    def add(self, requests: list[tuple[int, tuple[str | None, int], float]]) -> None:
-        for rows, (key, length), ttl_s in requests:
-            self._add(Work(rows=rows, key=key, length=length, deadline_s=self.now_s + ttl_s))
+    @rule(requests=st.lists(st.tuples(ROWS, KINDS, TTLS_S, PRIORITY), min_size=1, max_size=6))
+    def add(self, requests: list[tuple[int, tuple[str | None, int], float, int]]) -> None:
+        for rows, (key, length), ttl_s, priority in requests:
+            self._add(Work(rows=rows, key=key, length=length, deadline_s=self.now_s + ttl_s, priority=priority))
+
+    @rule(rows=ROWS)
+    def come_back(self, rows: int) -> None:
+        work = Work(rows=rows)
+        work.standing = RETURNING if self.rejected else UNKNOWN
+        self._add(work)
 
     def _add(self, work: Work) -> None:
         scheduler = self.scheduler
-        fits = scheduler.queued_rows + work.rows <= scheduler.max_queue_rows
+        queued = [one for one in self.added if one.state is State.QUEUED]
+        own = sum(one.rows for one in queued if one.priority == work.priority)
+        limit = scheduler.max_queue_rows
+        has_eighth = own + work.rows <= math.ceil(limit / 8)
+        fits = scheduler.queued_rows + work.rows <= limit or has_eighth
+        # While others have been told to come back, most is kept for them, though not of an empty queue.
+        open_rows = math.ceil(limit / 8) if self.rejected and work.standing == NEW and queued else limit
+        must_fit = scheduler.queued_rows + work.rows <= open_rows or has_eighth
         try:
             scheduler.add(work, self.now_s)
         except TooLarge:
             assert work.rows > scheduler.max_queue_rows
             self.rejected.append(work)
         except Overloaded as error:
-            assert not fits
+            assert not must_fit
             assert work.rows <= scheduler.max_queue_rows
             assert error.retry_after_s > 0
             self.rejected.append(work)
@@ -140,15 +176,23 @@ class SchedulerMachine(RuleBasedStateMachine):
         if batch.rows <= scheduler.row_buckets[-1]:
             assert batch.bucket in scheduler.row_buckets
             assert not any(batch.rows <= size < batch.bucket for size in scheduler.row_buckets)
-        mates = [work for work in waiting if queue_of(work) == queue_of(batch.works[0])]
-        assert mates[: len(batch.works)] == batch.works, "not first in, first out"
+        mates = sorted((work for work in waiting if queue_of(work) == queue_of(batch.works[0])), key=rank)
+        assert list(map(rank, mates[: len(batch.works)])) == list(map(rank, batch.works)), "not in order"
+        for priority in (HIGH, NORMAL, LOW):
+            same = [
+                work for work in waiting if work.priority == priority and queue_of(work) == queue_of(batch.works[0])
+            ]
+            taken = [work for work in batch.works if work.priority == priority]
+            assert same[: len(taken)] == taken, "not first in, first out"
         if len(mates) > len(batch.works):
-            assert batch.rows + mates[len(batch.works)].rows > scheduler.max_batch_size, "it left room unused"
+            following = [
+                work for work in mates if work not in batch.works and rank(work) == rank(mates[len(batch.works)])
+            ]
+            assert any(batch.rows + work.rows > scheduler.max_batch_size for work in following), "it left room unused"
         oldest_s = min(work.arrived_s for work in waiting)
-        head_s = batch.works[0].arrived_s
         due = self.now_s >= oldest_s + scheduler.max_queue_delay_s
         if due:
-            assert head_s == oldest_s, "an older head waits"
+            assert rank(batch.works[0]) == min(map(rank, waiting)), "work that comes before waits"
         else:
             assert sum(work.rows for work in mates) >= scheduler.max_batch_size, "it did not wait for the delay"
 
@@ -189,7 +233,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         if not hasattr(self, "scheduler"):
             return
         queued = sum(work.rows for work in self.added if work.state is State.QUEUED)
-        assert self.scheduler.queued_rows == queued <= self.scheduler.max_queue_rows
+        limit = self.scheduler.max_queue_rows
+        assert self.scheduler.queued_rows == queued <= limit + 2 * math.ceil(limit / 8)
         assert self.scheduler.running == len(self.running) <= self.scheduler.instances
         assert self.scheduler.idle == (not queued and not self.running)
 
@@ -265,6 +310,81 @@ def test_a_busy_key_does_not_starve_a_quiet_one() -> None:
     pytest.fail("the quiet key never ran")
 
 
+ARRIVALS = st.lists(st.tuples(st.floats(0, 6), st.sampled_from([HIGH, NORMAL, LOW]), KEYS), max_size=60)
+
+
+@settings(deadline=None)
+@given(ARRIVALS, st.integers(1, 4), st.sampled_from([0.1, 0.5, 2.0]))
+def test_nothing_waits_for_what_came_more_than_its_patience_later(
+    arrivals: list[tuple[float, int, str | None]], max_batch_size: int, took_s: float
+) -> None:
+    scheduler = Scheduler(max_batch_size=max_batch_size)
+    coming = sorted(arrivals, key=lambda one: one[0])
+    now_s, waiting, started = 0.0, [], {}
+    while coming or scheduler.queued_rows:
+        while coming and coming[0][0] <= now_s:
+            at_s, priority, key = coming.pop(0)
+            work = Work(key=key, priority=priority)
+            scheduler.add(work, at_s)
+            waiting.append(work)
+        batch = scheduler.next_batch(now_s)
+        if batch is None:
+            now_s = coming[0][0]
+            continue
+        started |= {id(work): now_s for work in batch.works}
+        now_s += took_s
+        scheduler.done(batch, now_s)
+    for work in waiting:
+        for other in waiting:
+            ahead_s = BEHIND_S[work.priority] - BEHIND_S[other.priority]
+            if other.arrived_s > work.arrived_s + max(ahead_s, 0.0) and other.key == work.key:
+                assert started[id(other)] >= started[id(work)]
+
+
+def test_a_stream_of_urgent_work_holds_ordinary_work_up_for_a_second_and_low_for_two() -> None:
+    scheduler = Scheduler(max_batch_size=1)
+    ordinary, low = Work(), Work(priority=LOW)
+    scheduler.add(ordinary, 0.0)
+    scheduler.add(low, 0.0)
+    began: dict[int, float] = {}
+    for step in range(40):
+        now_s = step / 10
+        scheduler.add(Work(priority=HIGH), now_s)
+        batch = scheduler.next_batch(now_s)
+        assert batch is not None
+        began.setdefault(id(batch.works[0]), now_s)
+        scheduler.done(batch, now_s + 0.1)
+    assert 1.0 <= began[id(ordinary)] <= 1.2
+    assert 2.0 <= began[id(low)] <= 2.4
+
+
+def test_priorities_share_batches_and_what_is_urgent_is_in_the_first() -> None:
+    works = [Work(priority=priority) for priority in (LOW, NORMAL, NORMAL, HIGH, LOW, NORMAL)]
+    scheduler = Scheduler(max_batch_size=4)
+    for number, work in enumerate(works):
+        scheduler.add(work, number / 100)
+    assert drain(scheduler, 0.1) == [[works[3], works[1], works[2], works[5]], [works[0], works[4]]]
+
+
+@pytest.mark.parametrize("priority", [HIGH, LOW])
+def test_a_full_queue_has_an_eighth_more_for_each_priority_that_is_not_in_it(priority: int) -> None:
+    scheduler = scheduler_with([Work() for _ in range(16)], max_queue_rows=16)
+    with pytest.raises(Overloaded):
+        scheduler.add(Work(), 20.0)
+    for _ in range(2):
+        scheduler.add(Work(priority=priority), 20.0)
+    with pytest.raises(Overloaded):
+        scheduler.add(Work(priority=priority), 20.0)
+    assert scheduler.queued_rows == 18
+
+
+def test_urgent_work_that_fills_the_queue_leaves_ordinary_work_its_eighth() -> None:
+    scheduler = scheduler_with([Work(priority=HIGH) for _ in range(16)], max_queue_rows=16)
+    scheduler.add(Work(rows=2), 20.0)
+    with pytest.raises(Overloaded):
+        scheduler.add(Work(), 20.0)
+
+
 def test_work_larger_than_a_batch_runs_alone() -> None:
     small, large, last = Work(rows=1), Work(rows=9), Work(rows=1)
     assert drain(scheduler_with([small, large, last]), 9.0) == [[small], [large], [last]]
@@ -300,6 +420,75 @@ def test_retry_after_is_the_time_the_waiting_rows_need_at_the_rate_seen() -> Non
     with pytest.raises(Overloaded) as raised:
         scheduler.add(Work(), 12.0)
     assert raised.value.retry_after_s == pytest.approx(8 * 0.5 / 2)
+
+
+def test_each_who_is_turned_away_has_a_time_of_its_own_at_the_rate_of_the_queue() -> None:
+    scheduler = scheduler_with([Work(rows=4)], max_queue_rows=8)
+    batch = scheduler.next_batch(10.0)
+    assert batch is not None
+    scheduler.done(batch, 12.0)  # half a second a row
+    scheduler.add(Work(rows=8), 12.0)
+    told = []
+    for rows in (1, 1, 2):
+        with pytest.raises(Overloaded) as raised:
+            scheduler.add(Work(rows=rows), 12.0)
+        told.append(raised.value.retry_after_s)
+    assert told == pytest.approx([4.0, 4.5, 5.5])
+
+
+def test_room_is_kept_for_those_who_come_back_and_for_nobody_for_ever() -> None:
+    works = [Work() for _ in range(8)]
+    scheduler = scheduler_with(works, max_queue_rows=8)
+    for _ in range(20):
+        with pytest.raises(Overloaded):
+            scheduler.add(Work(), 10.0)
+    for work in works[:4]:
+        scheduler.cancel(work)
+    with pytest.raises(Overloaded):
+        scheduler.add(Work(), 10.1)  # half of the queue is free, and kept
+    returned = Work()
+    returned.standing = RETURNING
+    scheduler.add(returned, 10.1)
+    for _ in range(3):
+        scheduler.add(Work(), 60.0)  # nobody else came
+    assert scheduler.queued_rows == 8
+
+
+@pytest.mark.parametrize("think_s", [0.0, 0.03])
+@pytest.mark.parametrize("batch_rows", [1, 8])
+@pytest.mark.parametrize(("clients", "queue_rows"), [(60, 16), (240, 16), (90, 32), (300, 64)])
+def test_whoever_comes_back_when_told_is_admitted_and_the_model_is_never_idle(
+    clients: int, queue_rows: int, batch_rows: int, think_s: float
+) -> None:
+    """Many more clients than the queue has room for, each asking again at once when it has its answer."""
+    chance = random.Random(7)
+    scheduler = Scheduler(max_batch_size=batch_rows, max_queue_rows=queue_rows)
+    coming = [(chance.random() / 100, number, False) for number in range(clients)]
+    free_s, batch, back, admitted, busy_s = 0.0, None, 0, 0, 0.0
+    heapq.heapify(coming)
+    while coming[0][0] < 20.0 if coming else batch:
+        now_s = min(coming[0][0] if coming else math.inf, free_s if batch else math.inf)
+        if batch and free_s <= now_s:
+            scheduler.done(batch, now_s)
+            for work in batch.works:
+                heapq.heappush(coming, (now_s + think_s * chance.random(), id(work), False))
+            batch = None
+        else:
+            _, number, told = heapq.heappop(coming)
+            work = Work()
+            work.standing = RETURNING if told else NEW
+            back += told
+            try:
+                scheduler.add(work, now_s)
+                admitted += told
+            except Overloaded as error:
+                heapq.heappush(coming, (now_s + error.retry_after_s + chance.random() / 500, number, True))
+        if batch is None and (batch := scheduler.next_batch(now_s)):
+            free_s = now_s + 0.005 * batch.rows
+            busy_s += 0.005 * batch.rows
+    assert back > 100
+    assert admitted >= 0.95 * back  # the first come before any batch has shown the rate
+    assert busy_s > 0.99 * 19.5
 
 
 def test_no_more_batches_run_than_there_are_instances() -> None:

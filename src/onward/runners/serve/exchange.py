@@ -17,6 +17,9 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 import msgspec
 
 from onward.errors import MalformedBody, OnwardError, Overloaded, TooLarge, UnsupportedMedia
+from onward.execute.scheduler import NEW, NORMAL, PRIORITIES, UNKNOWN
+from onward.execute.scheduler import RETURNING as COMES_BACK
+from onward.runners.serve.returning import EARLY_S
 from onward.runners.serve.traces import TRACES
 from onward.types import Event
 
@@ -121,7 +124,8 @@ class Exchange:
 
     __slots__ = (
         "arrived_s", "body", "disconnected", "expects_continue", "headers", "keep_alive", "more_body", "oversize",
-        "protocol", "query", "request_id", "response_complete", "route", "started", "undecided", "work",
+        "priority", "protocol", "query", "request_id", "response_complete", "route", "standing", "started", "undecided",
+        "work",
     )  # fmt: skip
     message_event = _Unused()
 
@@ -142,6 +146,8 @@ class Exchange:
         self.undecided: Undecided | None = None
         self.request_id = new_request_id()
         self.arrived_s = 0.0
+        self.priority = NORMAL
+        self.standing = UNKNOWN
 
     def receive(self, data: bytes) -> None:
         """Take a piece of the body."""
@@ -159,6 +165,13 @@ class Exchange:
             if self.protocol.active is self:
                 self.refuse()
 
+    def _standing(self, promised_s: float | None) -> int:
+        """Whether it is the client that was told to come back at `promised_s`, doing so."""
+        if promised_s is None or self.arrived_s < promised_s - EARLY_S:
+            return NEW
+        self.protocol.promised_s = None
+        return COMES_BACK
+
     def refuse(self) -> None:
         """The body is too large: answer now and close, since the rest of it is not going to be kept."""
         self.keep_alive = False
@@ -169,6 +182,8 @@ class Exchange:
         """The whole body is here and it is this request's turn."""
         self.started = True
         self.arrived_s = time.monotonic()
+        if self.protocol is not None:
+            self.standing = self._standing(self.protocol.promised_s)
         try:
             self.route.handler(self)
         except OnwardError as error:
@@ -216,6 +231,8 @@ class Exchange:
 
     def fail(self, error: OnwardError) -> None:
         """Answer with an error; where a policy decides and the fault is not the caller's, with its fallback."""
+        if isinstance(error, Overloaded) and self.protocol is not None:  # over ASGI the connection is not known
+            self.protocol.promised_s = time.monotonic() + error.retry_after_s
         undecided, self.undecided = self.undecided, None
         if undecided is not None and error.status >= 500 and not (self.disconnected or self.response_complete):
             try:
@@ -248,3 +265,12 @@ def timeout_s(value: bytes, limit_s: float) -> float:
     if not milliseconds > 0:
         raise MalformedBody(where="x-onward-timeout-ms", expected="milliseconds above 0", found=value.decode("latin-1"))
     return min(milliseconds / 1000, limit_s)
+
+
+def priority_of(value: bytes) -> int:
+    """A priority from `x-onward-priority`. Raises `MalformedBody`."""
+    priority = PRIORITIES.get(value.decode("latin-1").strip().lower())
+    if priority is None:
+        found = value[:40].decode("latin-1")
+        raise MalformedBody(where="x-onward-priority", expected=", ".join(PRIORITIES), found=found)
+    return priority

@@ -13,9 +13,9 @@ import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 
-from onward.errors import Cancelled, DeadlineExceeded, ExecutionError, OnwardError, Overloaded, TooLarge, Unavailable
+from onward.errors import Cancelled, DeadlineExceeded, ExecutionError, OnwardError, TooLarge, Unavailable
 from onward.execute.onnx import cores
-from onward.execute.scheduler import Batch, Scheduler, Work
+from onward.execute.scheduler import NORMAL, UNKNOWN, Batch, Scheduler, Work
 from onward.pipeline import Pipeline
 from onward.runners.serve.request import NO_FAILURES, Outputs, Request, Unprepared, Waiting
 from onward.runners.serve.traces import TRACES, Source
@@ -60,20 +60,22 @@ class Lane:
         # Where the instances alone fill the cores, a preparation beside them would only take turns with them.
         self.prepares = not inline and manifest.execute.instances >= cores()
 
-    def admit(self, rows: int, size: int) -> None:
+    def admit(self, rows: int, size: int, *, priority: int = NORMAL, standing: int = UNKNOWN) -> None:
         """Count rows, and the bytes they came in, into preparation; with negative numbers, out of it.
 
         What waits to be prepared will wait in the queue, and counts against its limit; what waits there already, yet
         unprepared, is counted without rows. Raises `Overloaded` (or `TooLarge`).
         """
-        limit = self.scheduler.max_queue_rows
-        if rows > limit:
-            raise TooLarge(expected=f"at most {limit} rows", found=f"{rows} rows")
+        scheduler = self.scheduler
+        if rows > scheduler.max_queue_rows:
+            raise TooLarge(expected=f"at most {scheduler.max_queue_rows} rows", found=f"{rows} rows")
         if rows > 0 or size > 0:
-            waiting = self.preparing_rows + self.scheduler.queued_rows
+            waiting = self.preparing_rows + scheduler.queued_rows
             full = self._preparing_bytes and self._preparing_bytes + size > _MAX_PREPARING_BYTES
-            if full or waiting + rows > limit:
-                raise Overloaded(f"{waiting} rows are waiting", retry_after_s=self.scheduler.retry_after_s())
+            now = time.monotonic()
+            with self._lock:
+                if full or waiting + rows > scheduler.limit(priority, standing, now):
+                    raise scheduler.turn_away(max(rows, 1), now, waiting=waiting)
         self.preparing_rows += rows
         with self._lock:
             self._preparing_bytes += size

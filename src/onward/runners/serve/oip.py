@@ -27,6 +27,7 @@ from onward.errors import (
     WrongShape,
 )
 from onward.execute.batch import Column, of_lists
+from onward.execute.scheduler import HIGH, LOW, PRIORITIES
 from onward.types import Array, TensorSpec
 
 # From so many numbers on they are packed while they are in the cache; fewer are packed for a whole batch together.
@@ -68,6 +69,7 @@ class InferRequest(msgspec.Struct, gc=False):
     outputs: tuple[str, ...] = ()
     binary: frozenset[str] | bool = False
     of_fields: bool = False
+    priority: int | None = None
 
 
 class _Layout(msgspec.Struct, gc=False):
@@ -127,7 +129,7 @@ class InferDecoder:
             for name, (dtype, shape, count, offset) in layout.tensors.items()
         }
         known = layout.request
-        return InferRequest(known.id, columns, known.rows, known.outputs, known.binary, known.of_fields)
+        return InferRequest(known.id, columns, known.rows, known.outputs, known.binary, known.of_fields, known.priority)
 
     def _decode_short(self, body: bytes | bytearray) -> InferRequest | None:
         """The only tensor, as one flat list of numbers in JSON; None when it is anything else."""
@@ -191,7 +193,7 @@ class InferDecoder:
             raise UnknownOutput(where="outputs", expected="each output once", found=f"{len(outputs)} outputs")
         return InferRequest(
             id=request.id, columns=columns, rows=rows or 0, outputs=outputs, binary=_binary_outputs(request),
-            of_fields=of_fields,
+            of_fields=of_fields, priority=_priority(request.parameters),
         )  # fmt: skip
 
     def _specs_for(self, request: _Request) -> tuple[Mapping[str, TensorSpec], bool]:
@@ -238,7 +240,9 @@ def _layout(header: bytes, request: InferRequest) -> _Layout | None:
             return None
         tensors[tensor.name] = (array.dtype, tensor.shape, array.size, offset)
         offset += array.nbytes
-    bare = InferRequest(request.id, {}, request.rows, request.outputs, request.binary, request.of_fields)
+    bare = InferRequest(
+        request.id, {}, request.rows, request.outputs, request.binary, request.of_fields, request.priority
+    )
     return _Layout(bare, tensors, offset)
 
 
@@ -362,6 +366,20 @@ def _binary_outputs(request: _Request) -> frozenset[str] | bool:
         if named:
             return named
     return (request.parameters or {}).get("binary_data_output") is True
+
+
+def _priority(parameters: Mapping[str, Any] | None) -> int | None:
+    """The parameter `priority`: a name or, as Triton counts, 1 for high to 3 for low, and 0 for none."""
+    value = (parameters or {}).get("priority")
+    if value is None or (value == 0 and not isinstance(value, bool)):
+        return None
+    if isinstance(value, str) and value in PRIORITIES:
+        return PRIORITIES[value]
+    if isinstance(value, int) and not isinstance(value, bool) and HIGH < value <= LOW + 1:
+        return value - 1
+    raise MalformedBody(
+        where="parameters.priority", expected=f"{', '.join(PRIORITIES)} or 0 to 3", found=repr(value)[:40]
+    )
 
 
 def field_specs(fields: Sequence[Any]) -> tuple[TensorSpec, ...]:

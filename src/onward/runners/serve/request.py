@@ -11,7 +11,7 @@ from typing import Any
 
 from onward.errors import ExecutionError, OnwardError
 from onward.execute.batch import Column
-from onward.execute.scheduler import State, Work
+from onward.execute.scheduler import NORMAL, UNKNOWN, State, Work
 from onward.types import Array
 
 _log = logging.getLogger("onward.serve")
@@ -75,12 +75,15 @@ class Request(Work):
         length: int,
         key: Hashable,
         deadline_s: float,
+        priority: int = NORMAL,
     ) -> None:
         # Not through Work.__init__: this runs once a request, and a call costs as much as what it does.
         self.rows = rows
         self.key = key
         self.length = length
         self.deadline_s = deadline_s
+        self.priority = priority
+        self.standing = UNKNOWN
         self.state = State.QUEUED
         self.columns = columns
         self.fetches = fetches

@@ -23,10 +23,11 @@ from onward.errors import (
     WrongShape,
 )
 from onward.execute.batch import Column, collate
+from onward.execute.scheduler import NEW, UNKNOWN
 from onward.pipeline import Pipeline
 from onward.prepare.tabular import TablePreparation
 from onward.runners.serve import plain
-from onward.runners.serve.exchange import Exchange, timeout_s
+from onward.runners.serve.exchange import Exchange, priority_of, timeout_s
 from onward.runners.serve.lane import Lane, answer
 from onward.runners.serve.oip import InferDecoder, InferRequest, field_specs
 from onward.runners.serve.oip_answer import InferEncoder
@@ -93,6 +94,8 @@ class ServedModel:
             request = self.decoder.decode(exchange.body, None if length is None else _whole(length))
             fetches = request.outputs or self.pipeline.default_fetches
             deadline_s = self._deadline(exchange)
+            if request.priority is not None:
+                exchange.priority = request.priority
             if request.of_fields:
                 then = partial(self._queue_infer, exchange, request, fetches, deadline_s)
                 self._prepare(exchange, _items(request, self.signature.inputs), deadline_s, then)
@@ -223,6 +226,10 @@ class ServedModel:
     # --- Both ---
 
     def _deadline(self, exchange: Exchange) -> float:
+        """When the answer is of no use any more; its priority is read on the way."""
+        priority = exchange.headers.get(b"x-onward-priority")
+        if priority is not None:
+            exchange.priority = priority_of(priority)
         value = exchange.headers.get(b"x-onward-timeout-ms")
         return exchange.arrived_s + (self._deadline_s if value is None else timeout_s(value, self._deadline_s))
 
@@ -233,6 +240,8 @@ class ServedModel:
         work.served = self
         work.exchange = exchange
         work.request_id = exchange.request_id
+        work.priority = exchange.priority
+        work.standing = exchange.standing
         exchange.work = work
         self.lane.submit(work, exchange.arrived_s)
 
@@ -248,7 +257,9 @@ class ServedModel:
         if self._prepare_late:
             then(Unprepared(lambda: self._prepare_columns(items)[0], size), 0)
             return
-        self.lane.admit(rows, size)
+        self.lane.admit(rows, size, priority=exchange.priority, standing=exchange.standing)
+        if exchange.standing == NEW:
+            exchange.standing = UNKNOWN  # it has been let in
         loop = asyncio.get_running_loop()
         future = loop.run_in_executor(self._pool, self._prepare_in_time, items, deadline_s, exchange)
 
