@@ -182,10 +182,10 @@ def _draft(source: Any, info: PackageInfo, original: _Original) -> Draft:
 def _draft_of_path(path: Path, info: PackageInfo, original: _Original) -> Draft:
     tolerance = original.tolerance
     if path.is_dir():
-        from onward.package.importers.encoder import draft_of_encoder
+        from onward.package.importers.huggingface import draft_of_folder
 
-        original.refuse("an encoder", "reference")
-        return draft_of_encoder(path, info, reference=original.reference, tolerance=tolerance)
+        original.refuse("the folder of a model", "reference")
+        return draft_of_folder(path, info, reference=original.reference, tolerance=tolerance)
     if not path.is_file():
         raise UsageError("no such file", where=str(path), expected=_KINDS)
     if path.suffix.lower() in STATE_DICT_SUFFIXES:

@@ -1,7 +1,8 @@
-"""Writes the ONNX graph of a BERT sentence encoder from its folder, without PyTorch.
+"""Writes the ONNX graph of a BERT, RoBERTa or DistilBERT model from its folder, without PyTorch.
 
-Token ids and attention mask in, one embedding per sentence out: pooling and normalisation are part of the graph, so
-Python, a browser and a phone run the very same operators. This module does not know tokenising.
+Token ids and attention mask in; out comes one embedding per sentence, or what a classifier says of the sentence or of
+each token. Pooling, heads and probabilities are part of the graph, so Python, a browser and a phone run the very same
+operators. This module does not know tokenising.
 
 Layout, chosen by measurement: padding is taken out before the first layer and comes back only within attention, so a
 batch of sentences of mixed lengths costs what its tokens cost. Query, key and value are one matrix product, the
@@ -10,13 +11,13 @@ softmax scale sits in the query's weights, and token type 0 in the position tabl
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from onward.package.importers.encoderconfig import EncoderConfig, HeadConfig, read_config
 from onward.package.importers.graph import Array, GraphWriter, UnsupportedModel, Weights, tensor
 from onward.package.importers.safetensors import read_safetensors
 
@@ -31,56 +32,6 @@ MASKED_SCORE = -1e9
 SMALLEST_NORM = 1e-12
 #: Divides the sum over no token at all, as sentence-transformers does.
 FEWEST_TOKENS = 1e-9
-
-
-@dataclass(frozen=True, kw_only=True)
-class BertConfig:
-    """What the graph needs of a BERT folder's config.json."""
-
-    vocabulary: int
-    hidden: int
-    layers: int
-    heads: int
-    intermediate: int
-    positions: int
-    token_types: int
-    epsilon: float
-
-    @property
-    def head_width(self) -> int:
-        """Width of one attention head."""
-        return self.hidden // self.heads
-
-
-def read_config(file: Path) -> BertConfig:
-    """Read config.json. Raises UnsupportedModel, naming the key, for what the graph would get wrong."""
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UnsupportedModel(f"config.json cannot be read: {error}", where=str(file)) from error
-    if not isinstance(config, dict):
-        raise UnsupportedModel("config.json is not an object", where=str(file))
-    _require(config, "model_type", {"bert"}, default=None)
-    _require(config, "hidden_act", {"gelu"}, default="gelu")
-    _require(config, "position_embedding_type", {"absolute"}, default="absolute")
-    _require(config, "is_decoder", {False}, default=False)
-    _require(config, "add_cross_attention", {False}, default=False)
-    read = BertConfig(
-        vocabulary=_positive(config, "vocab_size"),
-        hidden=_positive(config, "hidden_size"),
-        layers=_positive(config, "num_hidden_layers"),
-        heads=_positive(config, "num_attention_heads"),
-        intermediate=_positive(config, "intermediate_size"),
-        positions=_positive(config, "max_position_embeddings"),
-        token_types=_positive(config, "type_vocab_size"),
-        epsilon=_epsilon(config),
-    )
-    if read.hidden % read.heads:
-        raise UnsupportedModel(
-            "hidden_size is not a multiple of num_attention_heads",
-            where="hidden_size", expected=f"a multiple of {read.heads}", found=str(read.hidden),
-        )  # fmt: skip
-    return read
 
 
 def write_bert_encoder(
@@ -102,14 +53,20 @@ def write_bert_encoder(
     """
     if pooling not in ("mean", "cls"):
         raise UnsupportedModel("unknown pooling", where="pooling", expected="mean or cls", found=repr(pooling))
-    config = read_config(folder / "config.json")
-    try:
-        tensors = read_safetensors(folder / "model.safetensors")
-    except OSError as error:
-        raise UnsupportedModel(f"model.safetensors cannot be read: {error}", where=str(folder)) from error
-    prefix = "bert." if any(name.startswith("bert.") for name in tensors) else ""
-    encoder = _Encoder(config, Weights(tensors, prefix=prefix), opset=opset)
+    encoder = _Encoder(folder, opset=opset)
     return encoder.write(pooling=pooling, normalize=normalize, token_types=token_types)
+
+
+def write_classifier(folder: Path, head: HeadConfig, *, opset: int = 17) -> onnx.ModelProto:
+    """Write the classifier in `folder` as an ONNX model.
+
+    Inputs as of `write_bert_encoder`, without token types; for tokens also `spans`, INT64 [batch, sequence, 3], which
+    comes out again as it is, so that a step behind the graph knows where in its text a token stands.
+    Outputs: `probabilities` FP32 [batch, labels], and `logits` of the same shape; for tokens both are
+    [batch, sequence, labels], 0 in the places of padding. A regression's `prediction` is its logits.
+    Raises UnsupportedModel for a folder the graph would not reproduce.
+    """
+    return _Encoder(folder, opset=opset).write_classifier(head)
 
 
 class _Encoder:
@@ -120,24 +77,25 @@ class _Encoder:
     mask takes those out again.
     """
 
-    def __init__(self, config: BertConfig, weights: Weights, *, opset: int) -> None:
-        self.config = config
-        self.weights = weights
+    def __init__(self, folder: Path, *, opset: int) -> None:
+        self.config: EncoderConfig = read_config(folder / "config.json")
+        try:
+            tensors = read_safetensors(folder / "model.safetensors")
+        except OSError as error:
+            raise UnsupportedModel(f"model.safetensors cannot be read: {error}", where=str(folder)) from error
+        prefix = self.config.prefix if any(name.startswith(self.config.prefix) for name in tensors) else ""
+        self.weights = Weights(_renamed(tensors), prefix=prefix)
+        self.head_weights = Weights(_renamed(tensors))
         self.opset = opset
         self.graph = GraphWriter("bert_sentence_encoder", opset=opset)
 
     def write(self, *, pooling: Pooling, normalize: bool, token_types: bool) -> onnx.ModelProto:
         """The whole graph, from token ids to sentence vectors."""
         graph, config = self.graph, self.config
+        if token_types and not config.token_types:
+            raise UnsupportedModel("the model knows no types of tokens", where="token_types", found=config.family)
         names = ["input_ids", "attention_mask"] + (["token_type_ids"] if token_types else [])
-        graph.reserve(*names)
-        self.shapes()
-        self.packing()
-        hidden = self.embeddings(token_types=token_types)
-        bias = self.mask_bias()
-        for layer in range(config.layers):
-            hidden = self.layer(hidden, bias, f"encoder.layer.{layer}.")
-        pooled = self.pool(hidden, pooling)
+        pooled = self.pool(self.encoded(names), pooling)
         if normalize:
             smallest = graph.constant("norm.smallest", np.array(SMALLEST_NORM, np.float32))
             norm = graph.add("Max", [self.length(pooled), smallest], "norm.safe")
@@ -147,12 +105,84 @@ class _Encoder:
         inputs = [tensor(name, np.int64, ["batch", "sequence"]) for name in names]
         outputs = [tensor("sentence_embedding", np.float32, ["batch", config.hidden])]
         metadata = {
-            "architecture": "bert",
+            "architecture": config.family,
             "pooling": pooling,
             "normalize": str(normalize).lower(),
-            "max_sequence": str(config.positions),
+            "max_sequence": str(config.longest),
         }
         return graph.model(inputs, outputs, metadata=metadata)
+
+    def encoded(self, names: Sequence[str]) -> str:
+        """Token vectors [tokens, hidden] after the last layer; `names` are the graph's inputs."""
+        self.graph.reserve(*names)
+        self.shapes()
+        self.packing()
+        hidden = self.embeddings(token_types="token_type_ids" in names)
+        bias = self.mask_bias()
+        for layer in range(self.config.layers):
+            hidden = self.layer(hidden, bias, f"encoder.layer.{layer}.")
+        return hidden
+
+    def write_classifier(self, head: HeadConfig) -> onnx.ModelProto:
+        """The whole graph, from token ids to probabilities."""
+        graph, count = self.graph, len(head.labels)
+        names = ["input_ids", "attention_mask"]
+        inputs = [tensor(name, np.int64, ["batch", "sequence"]) for name in names]
+        shape: list[str | int] = ["batch", count]
+        if head.task == "tokens":
+            graph.reserve("spans")
+            shape = ["batch", "sequence", count]
+            inputs.append(tensor("spans", np.int64, ["batch", "sequence", 3]))
+            self.token_scores(self.encoded(names), count)
+            outputs = [tensor("probabilities", np.float32, shape), tensor("logits", np.float32, shape)]
+            graph.output("Identity", ["spans"], "token_spans")
+            outputs.append(tensor("token_spans", np.int64, ["batch", "sequence", 3]))
+        else:
+            scores = self.sentence_scores(self.encoded(names), count)
+            graph.output("Identity", [scores], "logits")
+            operator = {"softmax": "Softmax", "sigmoid": "Sigmoid", "none": "Identity"}[head.activation]
+            shown = "prediction" if head.activation == "none" else "probabilities"
+            graph.output(operator, ["logits"], shown, **({"axis": -1} if operator == "Softmax" else {}))
+            outputs = [tensor(shown, np.float32, shape), tensor("logits", np.float32, shape)]
+        metadata = {"architecture": self.config.family, "max_sequence": str(self.config.longest)}
+        return graph.model(inputs, outputs, metadata=metadata)
+
+    def sentence_scores(self, hidden: str, labels: int) -> str:
+        """Scores of a sentence [batch, labels], from its first token, through the family's head."""
+        graph, width, family = self.graph, self.config.hidden, self.config.family
+        first = self.pool(hidden, "cls")
+        if family == "bert":
+            pooled = graph.add("Tanh", [self.head(first, f"{self.pooler}pooler.dense", width, width)], "head.pooled")
+            return self.head(pooled, "classifier", width, labels)
+        if family == "distilbert":
+            pooled = graph.add("Relu", [self.head(first, "pre_classifier", width, width)], "head.pooled")
+            return self.head(pooled, "classifier", width, labels)
+        pooled = graph.add("Tanh", [self.head(first, "classifier.dense", width, width)], "head.pooled")
+        return self.head(pooled, "classifier.out_proj", width, labels)
+
+    def token_scores(self, hidden: str, labels: int) -> None:
+        """The outputs of each token [batch, sequence, labels]: computed for tokens only, 0 where padding is."""
+        graph = self.graph
+        scores = self.head(hidden, "classifier", self.config.hidden, labels)  # (tokens, labels)
+        shares = graph.add("Softmax", [scores], "head.shares", axis=-1)
+        grid = graph.add("Shape", ["input_ids"], "head.grid")
+        wide = graph.add("Concat", [grid, graph.ints("head.labels", labels)], "head.wide", axis=0)
+        mask = graph.add("Unsqueeze", [self.mask, graph.ints("head.last", -1)], "head.mask")
+        for values, name in ((shares, "probabilities"), (scores, "logits")):
+            rows = graph.add("Gather", [values, self.spread], f"{name}.rows")
+            spread = graph.add("Reshape", [rows, wide], f"{name}.spread")
+            graph.output("Mul", [spread, mask], name)
+
+    @property
+    def pooler(self) -> str:
+        """What stands before the names of BERT's pooler, which is part of the encoder."""
+        return self.config.prefix
+
+    def head(self, values: str, name: str, inner: int, outer: int) -> str:
+        """A linear layer of the head, whose weights stand beside the encoder's."""
+        weight = self.graph.constant(f"{name}.weight", self.head_weights.take(f"{name}.weight", outer, inner).T)
+        offset = self.graph.constant(f"{name}.bias", self.head_weights.take(f"{name}.bias", outer))
+        return self.graph.add("Gemm", [values, weight, offset], name)
 
     def shapes(self) -> None:
         """Shapes that depend on the input, computed once."""
@@ -188,21 +218,38 @@ class _Encoder:
     def embeddings(self, *, token_types: bool) -> str:
         """Token vectors [tokens, hidden]."""
         graph, config = self.graph, self.config
-        words = self.weights.take("embeddings.word_embeddings.weight", config.vocabulary, config.hidden)
-        positions = self.weights.take("embeddings.position_embeddings.weight", config.positions, config.hidden)
-        types = self.weights.take("embeddings.token_type_embeddings.weight", config.token_types, config.hidden)
-        if not token_types:
-            positions = positions + types[0]
+        words = self.take("embeddings.word_embeddings.weight", config.vocabulary, config.hidden)
+        positions = self.take("embeddings.position_embeddings.weight", config.positions, config.hidden)
         summed = graph.add("Gather", [graph.constant("words", words), self.packed("input_ids")], "embeddings.words")
-        if token_types:
-            typed = graph.add(
-                "Gather", [graph.constant("types", types), self.packed("token_type_ids")], "embeddings.types"
-            )
-            summed = graph.add("Add", [summed, typed], "embeddings.typed")
-        column = graph.add("Mod", [self.kept, self.sequence], "columns")
-        placed = graph.add("Gather", [graph.constant("positions", positions), column], "embeddings.positions")
+        if config.token_types:
+            types = self.take("embeddings.token_type_embeddings.weight", config.token_types, config.hidden)
+            if token_types:
+                typed = graph.add(
+                    "Gather", [graph.constant("types", types), self.packed("token_type_ids")], "embeddings.types"
+                )
+                summed = graph.add("Add", [summed, typed], "embeddings.typed")
+            else:
+                positions = positions + types[0]
+        placed = graph.add("Gather", [graph.constant("positions", positions), self.places()], "embeddings.positions")
         summed = graph.add("Add", [summed, placed], "embeddings.sum")
         return self.normalise(summed, "embeddings.LayerNorm")
+
+    def places(self) -> str:
+        """The position of each token [tokens]: its column, or how many tokens that are no padding come up to it."""
+        graph, padding = self.graph, self.config.padding
+        if padding is None:
+            return graph.add("Mod", [self.kept, self.sequence], "columns")
+        filler = graph.constant("padding.id", np.array(padding, np.int64))
+        is_padding = graph.add("Equal", ["input_ids", filler], "padding.is")
+        counted = graph.add("Cast", [graph.add("Not", [is_padding], "padding.not")], "padding.whole", to=7)
+        axis = graph.constant("padding.axis", np.array(1, np.int64))
+        counts = graph.add("Mul", [graph.add("CumSum", [counted, axis], "padding.sum"), counted], "padding.counts")
+        places = graph.add("Reshape", [graph.add("Add", [counts, filler], "places"), self.flat], "places.flat")
+        return graph.add("Gather", [places, self.kept], "places.packed")
+
+    def take(self, name: str, *shape: int) -> Array:
+        """A weight by the name that BERT gives it."""
+        return self.weights.take(self.config.weight(name), *shape)
 
     def packed(self, name: str) -> str:
         """The kept places of a graph input of shape [batch, sequence]."""
@@ -256,22 +303,22 @@ class _Encoder:
         scale = 1.0 / np.sqrt(self.config.head_width)
         weights, offsets = [], []
         for part, factor in (("query", scale), ("key", 1.0), ("value", 1.0)):
-            weight = self.weights.take(f"{prefix}self.{part}.weight", hidden, hidden)
-            offset = self.weights.take(f"{prefix}self.{part}.bias", hidden)
+            weight = self.take(f"{prefix}self.{part}.weight", hidden, hidden)
+            offset = self.take(f"{prefix}self.{part}.bias", hidden)
             weights.append((weight.T.astype(np.float64) * factor).astype(np.float32))
             offsets.append((offset.astype(np.float64) * factor).astype(np.float32))
         return np.concatenate(weights, axis=1), np.concatenate(offsets)
 
     def dense(self, values: str, name: str, inner: int, outer: int) -> str:
         """A linear layer, [tokens, inner] to [tokens, outer]."""
-        weight = self.graph.constant(f"{name}.weight", self.weights.take(f"{name}.weight", outer, inner).T)
-        offset = self.graph.constant(f"{name}.bias", self.weights.take(f"{name}.bias", outer))
+        weight = self.graph.constant(f"{name}.weight", self.take(f"{name}.weight", outer, inner).T)
+        offset = self.graph.constant(f"{name}.bias", self.take(f"{name}.bias", outer))
         return self.graph.add("Gemm", [values, weight, offset], name)
 
     def normalise(self, values: str, name: str) -> str:
         """Layer normalisation over the last axis."""
-        scale = self.graph.constant(f"{name}.weight", self.weights.take(f"{name}.weight", self.config.hidden))
-        offset = self.graph.constant(f"{name}.bias", self.weights.take(f"{name}.bias", self.config.hidden))
+        scale = self.graph.constant(f"{name}.weight", self.take(f"{name}.weight", self.config.hidden))
+        offset = self.graph.constant(f"{name}.bias", self.take(f"{name}.bias", self.config.hidden))
         epsilon = self.config.epsilon
         return self.graph.add("LayerNormalization", [values, scale, offset], name, axis=-1, epsilon=epsilon)
 
@@ -309,24 +356,10 @@ class _Encoder:
         return self.graph.add("ReduceL2", [vectors], "norm", axes=[-1], keepdims=1)
 
 
-def _require(config: dict[str, Any], key: str, allowed: set[Any], *, default: Any) -> None:
-    found = config.get(key, default)
-    if not isinstance(found, (str, bool)) or found not in allowed:
-        words = " or ".join(json.dumps(value) for value in sorted(allowed, key=str))
-        raise UnsupportedModel(
-            "config.json asks for something else", where=key, expected=words, found=json.dumps(found)
-        )
-
-
-def _positive(config: dict[str, Any], key: str) -> int:
-    value = config.get(key)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise UnsupportedModel("config.json lacks a whole number above 0", where=key, found=json.dumps(value))
-    return value
-
-
-def _epsilon(config: dict[str, Any]) -> float:
-    value = config.get("layer_norm_eps", 1e-12)
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < 1:
-        raise UnsupportedModel("config.json lacks a small number", where="layer_norm_eps", found=json.dumps(value))
-    return float(value)
+def _renamed(tensors: Mapping[str, Array]) -> dict[str, Array]:
+    """The tensors by today's names: folders that came from TensorFlow call a norm's weights gamma and beta."""
+    old = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
+    return {
+        next((name.replace(was, now) for was, now in old.items() if name.endswith(was)), name): value
+        for name, value in tensors.items()
+    }

@@ -6,7 +6,6 @@ sentence-transformers, they say how tokens become one vector and where texts are
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,20 +13,28 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from onward.errors import ParityError, UsageError
-from onward.package.importers.bert import Pooling, read_config, write_bert_encoder
+from onward.errors import UsageError
+from onward.package.importers.bert import Pooling, write_bert_encoder
 from onward.package.importers.draft import Draft
+from onward.package.importers.encoderconfig import read_config
 from onward.package.importers.extra import need
 from onward.package.importers.graph import UnsupportedModel
-from onward.package.importers.reference import Reference, provenance_of, read_reference, take
+from onward.package.importers.reference import Reference, provenance_of, read_reference
+from onward.package.importers.tokenizing import (
+    TOKENIZER_FILE,
+    plain_tokenizer,
+    read_json,
+    read_object,
+    tokenizer_of,
+    tokens_of,
+)
 from onward.package.records import Batching, Manifest, PackageInfo, Tokenize
-from onward.types import Array, Field
+from onward.types import Field
 
 if TYPE_CHECKING:
     import onnx
 
 CONFIG_FILE = "config.json"
-TOKENIZER_FILE = "tokenizer.json"
 OUTPUT = "embedding"
 TOLERANCE = 1e-5
 MAX_BATCH_SIZE = 32
@@ -59,7 +66,10 @@ def draft_of_encoder(
     need("onnx", "packing an encoder")
     recipe = read_recipe(folder)
     text = plain_tokenizer(folder / TOKENIZER_FILE)
-    tokenizer = _tokenizer(text, folder, recipe)
+    vocabulary = read_config(folder / CONFIG_FILE).vocabulary
+    tokenizer = tokenizer_of(
+        text, folder, max_tokens=recipe.max_tokens, vocabulary=vocabulary, lower_case=recipe.lower_case
+    )
     model = write_encoder(folder, pooling=recipe.pooling, normalize=recipe.normalize)
     width = model.graph.output[0].type.tensor_type.shape.dim[1].dim_value
     draft = Draft(
@@ -75,18 +85,18 @@ def read_recipe(folder: Path) -> Recipe:
 
     Raises `UnsupportedModel` for a module or a pooling that the graph does not have.
     """
-    positions = read_config(folder / CONFIG_FILE).positions
-    settings = _object(folder / "sentence_bert_config.json")
+    positions = read_config(folder / CONFIG_FILE).longest
+    settings = read_object(folder / "sentence_bert_config.json")
     stated = settings.get("max_seq_length")
     longest = stated if isinstance(stated, int) and not isinstance(stated, bool) and stated > 0 else positions
     recipe = Recipe(max_tokens=min(longest, positions), lower_case=settings.get("do_lower_case") is True)
-    modules = _json(folder / "modules.json")
+    modules = read_json(folder / "modules.json")
     pooling_file = folder / "1_Pooling" / CONFIG_FILE
     if modules is not None:
         path, normalize = _modules(modules)
         pooling_file = folder / path / CONFIG_FILE if path else pooling_file
         recipe = replace(recipe, normalize=normalize, is_stated=True)
-    pooling = _json(pooling_file)
+    pooling = read_json(pooling_file)
     if pooling is not None:
         recipe = replace(recipe, pooling=_pooling(pooling, pooling_file), is_stated=True)
     return recipe
@@ -101,38 +111,6 @@ def write_encoder(folder: Path, *, pooling: Pooling, normalize: bool) -> onnx.Mo
     model.graph.output[0].name = OUTPUT
     checker.check_model(model, full_check=True)
     return model
-
-
-def plain_tokenizer(file: Path) -> str:
-    """The tokenizer without the truncation and padding of some training run: those are the manifest's."""
-    content = _object(file)
-    if not content:
-        raise UnsupportedModel("no tokenizer", where=str(file), expected="a tokenizer.json of Hugging Face tokenizers")
-    content["truncation"] = content["padding"] = None
-    return json.dumps(content, ensure_ascii=False) + "\n"
-
-
-def _tokenizer(text: str, folder: Path, recipe: Recipe) -> Tokenizer:
-    """The tokenizer, set up as the package will use it, and checked against the encoder."""
-    where = str(folder / TOKENIZER_FILE)
-    try:
-        tokenizer = Tokenizer.from_str(text)
-    except Exception as error:  # the library raises bare Exception
-        raise UnsupportedModel(f"not a tokenizer: {error}", where=where) from None
-    words, rows = tokenizer.get_vocab_size(), read_config(folder / CONFIG_FILE).vocabulary
-    if words > rows:
-        expected = f"at most the {rows} words of config.json"
-        raise UnsupportedModel("the tokenizer knows more words than the encoder", where=where, expected=expected,
-                               found=str(words))  # fmt: skip
-    if recipe.lower_case and tokenizer.encode("ABC").ids != tokenizer.encode("abc").ids:
-        expected = "a tokenizer that lowers the case, as do_lower_case asks"
-        raise UnsupportedModel("the tokenizer keeps capitals", where=where, expected=expected)
-    around = tokenizer.num_special_tokens_to_add(False)
-    if recipe.max_tokens <= around:
-        raise UnsupportedModel("no room for a text", where="max_seq_length", expected=f"more than {around}",
-                               found=str(recipe.max_tokens))  # fmt: skip
-    tokenizer.enable_truncation(recipe.max_tokens)
-    return tokenizer
 
 
 def _manifest(info: PackageInfo, recipe: Recipe, width: int) -> Manifest:
@@ -164,44 +142,14 @@ def _with_reference(draft: Draft, reference: Reference, tokenizer: Tokenizer, wi
     if embeddings.shape[1] != width:
         raise UsageError('"embeddings" is not of this encoder', expected=f"[{rows}, {width}]",
                          found=str(list(embeddings.shape)))  # fmt: skip
-    texts = _texts(take(arrays, "texts", rows=rows)) if "texts" in arrays else []
-    ids = [encoding.ids for encoding in tokenizer.encode_batch(texts)]
-    if "ids" in arrays or not texts:
-        given = _given_ids(arrays, rows)
-        for row, (expected, found) in enumerate(zip(given, ids, strict=False)):
-            if expected != found:
-                message = f"the tokenizer gives other tokens than the original's in row {row}"
-                raise ParityError(message, where=TOKENIZER_FILE, expected=str(expected[:16]), found=str(found[:16]))
-        ids = given
-    tokens = np.zeros((rows, max(map(len, ids))), np.int64)
-    mask = np.zeros_like(tokens)
-    for row, each in enumerate(ids):
-        tokens[row, : len(each)] = each
-        mask[row, : len(each)] = 1
+    tokens = tokens_of(arrays, rows, tokenizer)
     return replace(
         draft,
-        items=tuple({"text": text} for text in texts),
-        feeds={_IDS: tokens, _MASK: mask},
+        items=tuple({"text": text} for text in tokens.texts),
+        feeds={_IDS: tokens.ids, _MASK: tokens.mask},
         reference={OUTPUT: embeddings},
         provenance=provenance_of(arrays),
     )
-
-
-def _texts(array: Array) -> list[str]:
-    if array.ndim != 1 or array.dtype.kind != "U":
-        raise UsageError('"texts" are not texts', expected="strings [texts]", found=f"{array.dtype} {array.ndim}-d")
-    return [str(text) for text in array]
-
-
-def _given_ids(arrays: dict[str, Array], rows: int) -> list[list[int]]:
-    """Token ids by row, from all of them in a row and the rows' lengths."""
-    lengths, flat = take(arrays, "lengths", rows=rows), take(arrays, "ids")
-    whole = lengths.dtype.kind in "iu" and flat.dtype.kind in "iu" and lengths.ndim == flat.ndim == 1
-    if not whole or lengths.min() < 1 or int(lengths.sum()) != len(flat):
-        expected = "integers: `ids` with all tokens in a row, `lengths` with how many are each text's"
-        raise UsageError('"ids" and "lengths" do not fit each other', where="reference", expected=expected)
-    ends = np.cumsum(lengths)
-    return [flat[end - length : end].tolist() for length, end in zip(lengths.tolist(), ends.tolist(), strict=True)]
 
 
 def _modules(modules: Any) -> tuple[str, bool]:
@@ -231,20 +179,3 @@ def _pooling(content: Any, file: Path) -> Pooling:
         return "cls"
     raise UnsupportedModel("this pooling is not known", where=str(file), expected="mean or cls",
                            found=", ".join(map(str, asked)) or "none")  # fmt: skip
-
-
-def _object(file: Path) -> dict[str, Any]:
-    """A JSON object, empty where there is no such file."""
-    content = _json(file)
-    if content is not None and not isinstance(content, dict):
-        raise UnsupportedModel("not a JSON object", where=str(file))
-    return content or {}
-
-
-def _json(file: Path) -> Any:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, RecursionError) as error:
-        raise UnsupportedModel(f"cannot be read: {error}", where=str(file), expected="JSON in UTF-8") from None

@@ -187,7 +187,7 @@ def test_weights_under_the_prefix_of_a_task_model_are_found(tmp_path: Path) -> N
     ("changed", "word"),
     [
         ({"hidden_act": "gelu_new"}, "hidden_act"),
-        ({"model_type": "roberta"}, "model_type"),
+        ({"model_type": "electra"}, "model_type"),
         ({"model_type": ["bert"]}, "model_type"),
         ({"position_embedding_type": "relative_key"}, "position_embedding_type"),
         ({"is_decoder": True}, "is_decoder"),
