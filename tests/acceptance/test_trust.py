@@ -59,8 +59,7 @@ COMMANDS = {
 }
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-@pytest.mark.parametrize("suffix", ["", ".onward"])
+@pytest.mark.parametrize(("command", "suffix"), [(command, "") for command in COMMANDS] + [("run", ".onward")])
 def test_every_command_takes_only_what_was_signed(
     tmp_path: Path, place: Path, keys: Pair, command: str, suffix: str
 ) -> None:

@@ -19,6 +19,7 @@ from onward.package.digest import LOCK_FILE, read_lock
 from onward.package.manifest import MANIFEST_FILE, load_manifest
 from onward.package.package import open_package
 from onward.package.repository import Repository
+from onward.package.toml_text import load_toml
 
 
 class PolicyShelf:
@@ -101,12 +102,12 @@ def read_policy_text(file: Path) -> str:
 
 def tests_in(text: str) -> list[str]:
     """The names of a valid policy's tests."""
-    return [str(test.get("name", "")) for test in tomllib.loads(text).get("test", [])]
+    return [str(test.get("name", "")) for test in load_toml(text).get("test", [])]
 
 
 def _name_in(text: str) -> str:
     try:
-        policy = tomllib.loads(text).get("policy", {})
+        policy = load_toml(text).get("policy", {})
     except tomllib.TOMLDecodeError as error:
         raise PolicyError("not valid TOML", found=str(error)) from None
     return str(policy.get("name", "")) if isinstance(policy, dict) else ""

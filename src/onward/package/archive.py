@@ -96,10 +96,9 @@ def cache_folder() -> Path:
 def unpack(archive: Path, cache: Path | None = None, *, signed: bool = True) -> Path:
     """Unpack an archive into the cache by its package digest and return the folder.
 
-    A folder that is already there is verified and used again. With `signed`, the policy on signatures is kept. Raises `PackageError` for anything that does not
-    belong in a package (paths that leave it, links, bombs), `DigestMismatch` for contents the lock does not
-    name, and for a package that is not signed as the policy wants `NotSigned` or `SignatureRefused`, before any of it
-    is unpacked.
+    A folder that is already there is verified and used again. With `signed`, the policy on signatures is kept, before
+    anything is unpacked. Raises `PackageError` for anything that does not belong in a package (paths that leave it,
+    links, bombs), `DigestMismatch` for contents the lock does not name, and `NotSigned` or `SignatureRefused`.
     """
     packages = (cache or cache_folder()) / "packages"
     packages.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -15,9 +14,8 @@ from typing import Any, TypeAlias
 from onward.errors import ManifestError, PackageError
 from onward.package.digest import LOCK_FILE, SIGNATURE_FILE, lock_of, lock_text, package_files
 from onward.package.examples import read_examples
-from onward.package.graphcheck import check_graph
 from onward.package.manifest import load_manifest
-from onward.package.package import Package, graph_files, open_package
+from onward.package.package import Package, check_contents, open_package
 from onward.package.records import Catalogue, GenerateGraph, JsonText, Labels, Manifest, PrepareGraph, Tokenize
 from onward.package.sections import suggestion
 from onward.package.signature import signature_of
@@ -25,6 +23,7 @@ from onward.package.stages import DIALOGUE_FILE as DIALOGUE_FILE
 from onward.package.stages import POLICY_FILE as POLICY_FILE
 from onward.package.stages import check_stages
 from onward.package.tensors import graph_tensors
+from onward.package.toml_text import load_toml
 from onward.types import Signature
 
 PICKLED_SUFFIXES = frozenset({".pkl", ".pickle", ".joblib", ".pt", ".pth", ".ckpt", ".pyc"})
@@ -51,8 +50,7 @@ def assemble(
         (folder / stale).unlink(missing_ok=True)
     manifest = load_manifest(folder)
     check_files(manifest, folder)
-    for graph in graph_files(manifest):
-        check_graph(folder / graph, folder)
+    check_contents(manifest, folder)
     pins = check_stages(manifest, repositories)
     if manifest.execute.backend == "onnx" and not manifest.stages:
         signature_of_folder(manifest, folder)
@@ -118,7 +116,7 @@ def _check_policy(folder: Path) -> None:
     file = folder / POLICY_FILE
     if file.is_file():
         try:
-            tomllib.loads(file.read_bytes().decode("utf-8"))
+            load_toml(file.read_bytes().decode("utf-8"))
         except (ValueError, RecursionError) as error:
             raise PackageError(f"not valid TOML: {error}", where=POLICY_FILE, expected="TOML in UTF-8") from None
 

@@ -24,6 +24,7 @@ LOCK_FILE = "onward.lock"
 SIGNATURE_FILE = "onward.sig"
 LOCK_FORMAT = 1
 MAX_FILES = 10_000
+MAX_FOLDERS = 1000
 MAX_LOCK_BYTES = 4 << 20
 
 
@@ -62,7 +63,7 @@ def package_files(folder: Path) -> dict[str, Path]:
     Raises `PackageError` for links, devices and names that may not be in a package (hidden, or not portable).
     """
     found: dict[str, Path] = {}
-    for path, file in _walk(folder, ""):
+    for path, file in _walk(folder):
         found[path] = file
         if len(found) > MAX_FILES:
             raise PackageError("too many files", where=str(folder), expected=f"at most {MAX_FILES}")
@@ -80,22 +81,31 @@ def package_files(folder: Path) -> dict[str, Path]:
     return found
 
 
-def _walk(folder: Path, prefix: str) -> Iterator[tuple[str, Path]]:
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            path = f"{prefix}{entry.name}"
-            if not is_inner_path(path):
-                expected = "visible files with portable names, and nothing else, in a package"
-                raise PackageError(
-                    "this name may not be in a package", where=f"{folder}/{entry.name}", expected=expected
-                )
-            if entry.is_symlink() or not (entry.is_file(follow_symlinks=False) or entry.is_dir(follow_symlinks=False)):
-                expected = "plain files and folders, no links or devices"
-                raise PackageError("not a plain file", where=f"{folder}/{entry.name}", expected=expected)
-            if entry.is_dir(follow_symlinks=False):
-                yield from _walk(Path(entry.path), f"{path}/")
-            else:
-                yield path, Path(entry.path)
+def _walk(folder: Path) -> Iterator[tuple[str, Path]]:
+    waiting = [("", folder)]
+    seen = 0
+    while waiting:
+        prefix, inner = waiting.pop()
+        with os.scandir(inner) as entries:
+            for entry in entries:
+                seen += 1
+                path = f"{prefix}{entry.name}"
+                if seen > MAX_FILES + MAX_FOLDERS:
+                    expected = f"at most {MAX_FILES} files in {MAX_FOLDERS} folders"
+                    raise PackageError("too many files", where=str(folder), expected=expected)
+                if not is_inner_path(path):
+                    expected = "visible files with portable names, and nothing else, in a package"
+                    raise PackageError(
+                        "this name may not be in a package", where=f"{inner}/{entry.name}", expected=expected
+                    )
+                is_folder = entry.is_dir(follow_symlinks=False)
+                if entry.is_symlink() or not (is_folder or entry.is_file(follow_symlinks=False)):
+                    expected = "plain files and folders, no links or devices"
+                    raise PackageError("not a plain file", where=f"{inner}/{entry.name}", expected=expected)
+                if is_folder:
+                    waiting.append((f"{path}/", Path(entry.path)))
+                else:
+                    yield path, Path(entry.path)
 
 
 def lock_of(folder: Path, *, parity: Mapping[str, Any] | None = None, stages: Mapping[str, str] | None = None) -> Lock:

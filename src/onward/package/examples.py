@@ -24,7 +24,12 @@ EXAMPLES_FILE = "examples.jsonl"
 TOLERANCE = 1e-5
 """How far a number may be off, times the expected number's size where that is above 1."""
 MAX_LINE_BYTES = 64 << 20
+MAX_VALUES = 4_000_000
+"""Numbers, texts and lists of all examples together: in memory they are twenty times what they are on disk."""
+MAX_FILE_BYTES = 256 << 20
+"""Of the examples and the files that they name, together."""
 
+_SEPARATORS = (b",", b"[", b"{", b":")
 _KEYS = ("name", "input", "answer", "tensors", "tolerance")
 
 
@@ -66,13 +71,15 @@ def read_examples(folder: Path) -> tuple[Example, ...]:
     if not file.is_file():
         return ()
     examples: list[Example] = []
+    budget = _Budget(bytes_left=MAX_FILE_BYTES, values_left=MAX_VALUES)
     with file.open("rb") as lines:
         for number, line in enumerate(iter(lambda: lines.readline(MAX_LINE_BYTES + 1), b""), start=1):
             where = f"{EXAMPLES_FILE}:{number}"
             if len(line) > MAX_LINE_BYTES:
                 raise PackageError("the line is too long", where=where, expected=f"at most {MAX_LINE_BYTES} bytes")
+            budget.spend(where, size=len(line), values=sum(map(line.count, _SEPARATORS)))
             if line.strip():
-                examples.append(_example(line, number, where, folder))
+                examples.append(_example(line, number, where, folder, budget))
     return tuple(examples)
 
 
@@ -111,7 +118,22 @@ def check_example(example: Example, result: Result) -> None:
         raise GoldenExampleFailed("; ".join(map(str, wrong[:5])) + more, where=result.package.name)
 
 
-def _example(line: bytes, number: int, where: str, folder: Path) -> Example:
+@dataclass(slots=True)
+class _Budget:
+    """What the examples of a package may still take."""
+
+    bytes_left: int
+    values_left: int
+
+    def spend(self, where: str, *, size: int, values: int = 0) -> None:
+        self.bytes_left -= size
+        self.values_left -= values
+        if self.bytes_left < 0 or self.values_left < 0:
+            expected = f"at most {MAX_FILE_BYTES} bytes and {MAX_VALUES} values"
+            raise PackageError("the examples are too many or too large", where=where, expected=expected)
+
+
+def _example(line: bytes, number: int, where: str, folder: Path, budget: _Budget) -> Example:
     try:
         values = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -133,14 +155,14 @@ def _example(line: bytes, number: int, where: str, folder: Path) -> Example:
         raise PackageError("tolerance is not a number from 0 up", where=where, found=repr(tolerance))
     return Example(
         name=str(values.get("name", f"line {number}")),
-        input={name: _loaded(value, where, folder) for name, value in values["input"].items()},
+        input={name: _loaded(value, where, folder, budget) for name, value in values["input"].items()},
         answer=values.get("answer", {}),
         tensors=values.get("tensors", {}),
         tolerance=float(tolerance),
     )
 
 
-def _loaded(value: Any, where: str, folder: Path) -> Any:
+def _loaded(value: Any, where: str, folder: Path, budget: _Budget) -> Any:
     if not isinstance(value, dict):
         return value
     if value.keys() == {"file"} and isinstance(value["file"], str):
@@ -149,6 +171,7 @@ def _loaded(value: Any, where: str, folder: Path) -> Any:
             raise PackageError("no such file in the package", where=where, found=f'"{value["file"]}"')
         if file.stat().st_size > MAX_LINE_BYTES:
             raise PackageError("the file is too large", where=where, expected=f"at most {MAX_LINE_BYTES} bytes")
+        budget.spend(where, size=file.stat().st_size)
         return file.read_bytes()
     if value.keys() == {"base64"} and isinstance(value["base64"], str):
         try:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from onward.errors import RefusedGraph
+from onward.package.graphsizes import MAX_SPARSE_ELEMENTS, Function, Unfolding, bytes_of, elements_of, fits
 from onward.package.sections import is_inner_path
 
 ALLOWED_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc"})
@@ -37,8 +38,10 @@ TRAINING_OPERATORS = frozenset(
         "YieldOp",
     }
 )
+FOREIGN_OPERATORS = frozenset({"ATen", "EPContext", "PythonOp"})
+"""Operators of onnxruntime's own domain that run other programs or read files that nobody checked."""
 MAX_DEPTH = 32
-MAX_FIELDS = 50_000_000
+MAX_FIELDS = 10_000_000
 
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 
@@ -51,9 +54,13 @@ _ATTRIBUTE_TENSOR, _ATTRIBUTE_GRAPH, _ATTRIBUTE_TENSORS, _ATTRIBUTE_GRAPHS = 5, 
 _ATTRIBUTE_SPARSE, _ATTRIBUTE_SPARSES = 22, 23
 # A tree's numbers are fields of their own, a million of them: `floats` and `ints` in a row, each with its tag.
 _NUMBERS = re.compile(rb"(?:\x3d.{4})++|(?:\x40[\x80-\xff]{0,9}[\x00-\x7f])++", re.DOTALL)
-_SPARSE_VALUES, _SPARSE_INDICES = 1, 2
+_SPARSE_VALUES, _SPARSE_INDICES, _SPARSE_DIMS = 1, 2, 3
+_TENSOR_DIMS, _TENSOR_DATATYPE, _TENSOR_STRINGS, _TENSOR_RAW = 1, 2, 6, 9
+_TENSOR_LISTS = frozenset({4, 5, 7, 10, 11})  # floats, int32s, int64s, doubles, uint64s
 _TENSOR_NAME, _TENSOR_EXTERNAL, _TENSOR_LOCATION = 8, 13, 14
 _OPSET_DOMAIN = 1
+_MOST_DIMS = 64
+_NUMBER = re.compile(r"[0-9]{1,18}")
 _ENTRY_KEY, _ENTRY_VALUE = 1, 2
 
 _Buffer: TypeAlias = "mmap.mmap | bytes"
@@ -67,6 +74,10 @@ def check_graph(file: Path, folder: Path) -> tuple[str, ...]:
     Returns the files of its external data, as paths from the ONNX file's folder, sorted. Raises `RefusedGraph`
     naming the file, the node and what is wrong; also for a file that is not ONNX.
     """
+    if (
+        file.suffix.lower() == ".ort"
+    ):  # by this name, onnxruntime reads another format, which nothing here has looked at
+        raise RefusedGraph("a file in onnxruntime's own format", where=str(file), expected="an ONNX model, NAME.onnx")
     if not file.is_file() or file.is_symlink():
         raise RefusedGraph("no such file", where=str(file), expected="an ONNX file inside the package")
     with file.open("rb") as stream:
@@ -97,7 +108,9 @@ class _Walker:
         self._graph_folder = graph_folder
         self._package = package
         self._left = MAX_FIELDS
-        self._functions: set[tuple[str, str]] = set()
+        self._functions: set[Function] = set()
+        self._owner: Function = ("", "")
+        self._unfolding = Unfolding()
         self.external_files: set[str] = set()
 
     def model(self) -> None:
@@ -121,6 +134,8 @@ class _Walker:
                 self._opset((start, end))
         if graphs != 1:
             self._refuse(f"the file holds {graphs} graphs", "an ONNX model with one graph")
+        if problem := self._unfolding.problem():
+            self._refuse(problem, "functions that end, and not in millions of nodes")
 
     def imported(self) -> Iterator[str]:
         for number, wire, start, end in self._fields((0, len(self._buffer))):
@@ -150,9 +165,11 @@ class _Walker:
         return domain, name
 
     def _function(self, span: _Span) -> None:
+        self._owner = self._function_name(span)
         for number, wire, start, end in self._fields(span):
             if wire == _LENGTH and number == _FUNCTION_NODES:
                 self._node((start, end), 0)
+        self._owner = ("", "")
 
     def _graph(self, span: _Span, depth: int) -> None:
         if depth > MAX_DEPTH:
@@ -188,10 +205,12 @@ class _Walker:
     def _operator(self, operator: str, domain: str, name: str) -> None:
         shown = f'operator "{operator}"' + (f' of "{domain}"' if domain else "") + (f' (node "{name}")' if name else "")
         if (domain, operator) in self._functions:
+            self._unfolding.call(self._owner, (domain, operator))
             return
+        self._unfolding.node(self._owner)
         if domain in TRAINING_DOMAINS or operator in TRAINING_OPERATORS or operator.endswith("Grad"):
             self._refuse(f"{shown} trains", "a graph for inference only")
-        if domain not in ALLOWED_DOMAINS:
+        if domain not in ALLOWED_DOMAINS or operator in FOREIGN_OPERATORS:
             expected = (
                 f"operators of {', '.join(sorted(domain or 'ai.onnx' for domain in ALLOWED_DOMAINS - {'ai.onnx'}))}"
             )
@@ -209,22 +228,58 @@ class _Walker:
                 self._sparse((start, end))
 
     def _sparse(self, span: _Span) -> None:
+        dims: list[int] = []
         for number, wire, start, end in self._fields(span):
             if wire == _LENGTH and number in (_SPARSE_VALUES, _SPARSE_INDICES):
                 self._tensor((start, end))
+            elif number == _SPARSE_DIMS:
+                dims += self._integers(wire, start, end)
+        elements = elements_of(dims)
+        if elements is None or elements > MAX_SPARSE_ELEMENTS:
+            shown = "x".join(map(str, dims[:8]))
+            self._refuse(f"a sparse tensor of {shown} elements", f"at most {MAX_SPARSE_ELEMENTS}, written out")
 
     def _tensor(self, span: _Span) -> None:
-        name, external, is_external = "", [], False
+        name, external, is_external, datatype = "", [], False, 0
+        dims: list[int] = []
+        raw_bytes: int | None = None
+        listed_bytes = texts = 0
         for number, wire, start, end in self._fields(span):
             if number == _TENSOR_NAME and wire == _LENGTH:
                 name = self._text(start, end)
+            elif number == _TENSOR_DIMS:
+                dims += self._integers(wire, start, end)
+            elif number == _TENSOR_RAW and wire == _LENGTH:
+                raw_bytes = end - start
+            elif number in _TENSOR_LISTS:
+                listed_bytes += 1 if wire == _VARINT else end - start
+            elif number == _TENSOR_STRINGS and wire == _LENGTH:
+                texts += 1
+            elif number == _TENSOR_DATATYPE and wire == _VARINT:
+                datatype = start
             elif number == _TENSOR_EXTERNAL and wire == _LENGTH:
                 external.append(self._entry((start, end)))
             elif number == _TENSOR_LOCATION and wire == _VARINT and start != 0:
                 is_external = True
-        if is_external or external:
-            for location in [value for key, value in external if key == "location"] or [""]:
-                self._external(location, name)
+        elements = elements_of(dims)
+        if elements is None:
+            self._refuse(f'tensor "{name}" has no possible shape', "sizes that memory could hold")
+        elif is_external or external:
+            self._external(external, name, bytes_of(elements, datatype))
+        elif not fits(elements, datatype, raw_bytes=raw_bytes, listed_bytes=listed_bytes, texts=texts):
+            self._refuse(f'tensor "{name}" says that it has {elements} elements, and holds fewer', "all of them")
+
+    def _integers(self, wire: int, start: int, end: int) -> list[int]:
+        """The numbers of a repeated integer field: one, or several packed."""
+        if wire == _VARINT:
+            return [start]
+        numbers = []
+        while wire == _LENGTH and start < end:
+            value, start = self._varint(start, end)
+            numbers.append(value)
+            if len(numbers) > _MOST_DIMS:
+                self._refuse(f"a tensor has more than {_MOST_DIMS} dimensions", "fewer")
+        return numbers
 
     def _entry(self, span: _Span) -> tuple[str, str]:
         key = value = ""
@@ -235,16 +290,30 @@ class _Walker:
                 value = self._text(start, end)
         return key, value
 
-    def _external(self, location: str, name: str) -> None:
-        shown = f'tensor "{name}" lies in "{location}"'
-        if self._graph_folder is None or self._package is None:
-            self._refuse(f"{shown}, outside the model", "tensors inside the model")
+    def _external(self, entries: list[tuple[str, str]], name: str, needed_bytes: int) -> None:
+        locations = [value for key, value in entries if key == "location"] or [""]
+        for location in locations:
+            shown = f'tensor "{name}" lies in "{location}"'
+            if self._graph_folder is None or self._package is None:
+                self._refuse(f"{shown}, outside the model", "tensors inside the model")
+                return
+            file = self._graph_folder / location
+            inside = is_inner_path(location) and file.resolve().is_relative_to(self._package.resolve())
+            if not inside or file.is_symlink() or not file.is_file():
+                self._refuse(f"{shown}, which is not a file of the package", "external data inside the package")
+            self._within(entries, shown, file.stat().st_size, needed_bytes)
+            self.external_files.add(location)
+
+    def _within(self, entries: list[tuple[str, str]], shown: str, size: int, needed_bytes: int) -> None:
+        """Refuse a part of a file that is not there."""
+        told = {key: value for key, value in entries if key in ("offset", "length")}
+        if not all(_NUMBER.fullmatch(value) for value in told.values()):
+            self._refuse(f"{shown} at an offset or of a length that is no number", "numbers of bytes")
             return
-        file = self._graph_folder / location
-        inside = is_inner_path(location) and file.resolve().is_relative_to(self._package.resolve())
-        if not inside or file.is_symlink() or not file.is_file():
-            self._refuse(f"{shown}, which is not a file of the package", "external data inside the package")
-        self.external_files.add(location)
+        offset = int(told.get("offset", "0"))
+        length = int(told.get("length", str(max(size - offset, 0))))
+        if offset + length > size or needed_bytes > length:
+            self._refuse(f"{shown}, beyond its end", f"{needed_bytes} bytes of the file's {size}")
 
     def _fields(self, span: _Span, *, passing: re.Pattern[bytes] | None = None) -> _Fields:
         """The fields of one message: number, wire type, and start and end of its bytes (varints: value, 0).
@@ -261,6 +330,8 @@ class _Walker:
                 self._refuse("the file has too many fields", f"at most {MAX_FIELDS}")
             tag, at = self._varint(at, end)
             number, wire = tag >> 3, tag & 7
+            if number == 0:
+                self._refuse(f"not an ONNX model: unreadable at byte {at}", "an ONNX model")
             if wire == _VARINT:
                 value, at = self._varint(at, end)
                 yield number, wire, value, 0
@@ -271,7 +342,7 @@ class _Walker:
                 size = 8 if wire == _FIXED64 else 4
             else:
                 size = end  # group markers are not in onnx.proto: fails the bound below
-            if number == 0 or at + size > end:
+            if at + size > end:
                 self._refuse(f"not an ONNX model: unreadable at byte {at}", "an ONNX model")
             yield number, wire, at, at + size
             at += size

@@ -13,13 +13,17 @@ from pathlib import Path
 from onward.errors import DigestMismatch, NotFound
 from onward.package.archive import is_archive, unpack
 from onward.package.digest import read_lock, verify_folder
+from onward.package.gguf import check_gguf
 from onward.package.graphcheck import check_graph
 from onward.package.manifest import MANIFEST_FILE, Manifest, decode_manifest, load_manifest
 from onward.package.reading import read_plain
-from onward.package.records import GenerateGraph, PrepareGraph
+from onward.package.records import GenerateGraph, PrepareGraph, Tokenize
 from onward.package.sections import TEXT_LIMIT_BYTES
+from onward.package.tokenizercheck import check_tokenizer
 from onward.package.trust import read_trusted_lock
 from onward.types import PackageId
+
+TOKENIZER_FILE = "tokenizer.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,9 +39,9 @@ def open_package(path: Path, *, verify: bool = True) -> Package:
     """Open a package folder or a `.onward` archive.
 
     With `verify`, every file is hashed again: a missing, extra or changed file raises `DigestMismatch`, a package that
-    is not signed as the policy wants `NotSigned` or `SignatureRefused`, and a graph with training or foreign operators
-    `RefusedGraph`. Without it the lock is believed, which is right only for
-    files that this process, or one it trusts, has verified since nobody else could write to them.
+    is not signed as the policy wants `NotSigned` or `SignatureRefused`, a graph with training or foreign operators
+    `RefusedGraph`, and what no native reader should see `PackageError`. Without it the lock is believed, which is right
+    only for files that this process, or one it trusts, has verified since nobody else could write to them.
     Raises `NotFound` where there is nothing, and `ManifestError` or `PackageError` where the package is not valid.
     """
     path = Path(path)
@@ -49,10 +53,26 @@ def open_package(path: Path, *, verify: bool = True) -> Package:
         verify_folder(folder, lock)
     manifest = load_manifest(folder)
     if verify:
-        for graph in graph_files(manifest):
-            check_graph(folder / graph, folder)
+        check_contents(manifest, folder)
     identity = PackageId(name=manifest.package.name, version=manifest.package.version, digest=lock.digest)
     return Package(folder=folder, manifest=manifest, id=identity)
+
+
+def check_contents(manifest: Manifest, folder: Path) -> None:
+    """Look through the files that native code will read, before it does: graphs, language models, tokenizers.
+
+    Raises `RefusedGraph` or `PackageError`, naming the file.
+    """
+    for graph in graph_files(manifest):
+        check_graph(folder / graph, folder)
+    if not manifest.stages and manifest.execute.backend == "piper":
+        check_graph(folder / manifest.execute.file, folder)
+    if not manifest.stages and manifest.execute.backend == "llama":
+        check_gguf(folder / manifest.execute.file)
+    tokenizers = {step.file for step in manifest.prepare if isinstance(step, Tokenize)}
+    for file in sorted({TOKENIZER_FILE, *tokenizers}):
+        if (folder / file).is_file():  # a step's file that is missing is told by who needs it
+            check_tokenizer(folder / file)
 
 
 def verified_manifest(folder: Path) -> Manifest:

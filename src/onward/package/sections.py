@@ -19,6 +19,8 @@ from onward.package.toml_lines import toml_lines
 from onward.package.toml_text import load_toml
 
 TEXT_LIMIT_BYTES = 1 << 20
+MOST_ELEMENTS = 1 << 31
+"""Of one item's tensor."""
 
 _TOML_NAMES: Mapping[type, str] = {
     str: "text",
@@ -236,6 +238,8 @@ class Section:
                 return ()
         if len(value) > 8:
             self.problem(name, "too many dimensions", expected="at most 8", found=str(len(value)))
+        elif (elements := math.prod(size for size in value if size > 0)) > MOST_ELEMENTS:
+            self.problem(name, "too many elements", expected=f"at most {MOST_ELEMENTS}", found=str(elements))
         return tuple(value)
 
     def close(self) -> None:
@@ -268,6 +272,8 @@ def shown(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, list | dict):
         return kind if value else f"{kind} with nothing in it"
+    if isinstance(value, int) and value.bit_length() > 256:
+        return "an integer of hundreds of bits"
     written = f'"{value}"' if isinstance(value, str) else str(value)
     return written if len(written) <= 80 else written[:77] + "…"
 

@@ -23,8 +23,9 @@ _APART = re.compile(
     r"|(?P<open>[\"'])",
     re.DOTALL,
 )
-_DEEP = re.compile(rf"(?:[A-Za-z0-9_-]++[ \t]*+\.[ \t]*+){{{MAX_KEY_PARTS}}}")
-_LONG = re.compile(rf"[A-Za-z0-9_]{{{MAX_WORD_LENGTH + 1}}}")
+# Both begin where a word does: looked for from every character on, they would be what they are against.
+_DEEP = re.compile(rf"(?<![A-Za-z0-9_-])(?:[A-Za-z0-9_-]++[ \t]*+\.[ \t]*+){{{MAX_KEY_PARTS}}}")
+_LONG = re.compile(rf"(?<![A-Za-z0-9_-])[A-Za-z0-9_-]{{{MAX_WORD_LENGTH + 1}}}")
 
 
 def load_toml(text: str) -> dict[str, Any]:

@@ -250,7 +250,7 @@ def test_lines_are_right_inside_long_texts_arrays_and_inline_tables() -> None:
 NAMES = st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), min_size=1, max_size=20)
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=30)
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False, width=64)
-SHAPES = st.lists(st.one_of(st.just(-1), st.integers(1, 1000)), max_size=4).map(tuple)
+SHAPES = st.lists(st.one_of(st.just(-1), st.integers(1, 200)), max_size=4).map(tuple)
 
 
 @st.composite
