@@ -42,8 +42,8 @@ CONFIG_FILE = "config.json"
 GGUF_SUFFIX = ".gguf"
 TREE_SUFFIXES = frozenset({".json", ".ubj", ".model", ".txt", ".cbm"})
 _KINDS = (
-    "an .onnx or .gguf file, an XGBoost file, a folder with a manifest, the folder of a BERT encoder, "
-    "an EfficientNet-lite .pth"
+    "an .onnx or .gguf file, an XGBoost, LightGBM or CatBoost file, a folder with a manifest, "
+    "the folder of a BERT encoder, an EfficientNet-lite .pth"
 )
 MAX_EXAMPLES = 5
 MAX_EXAMPLE_VALUES = 500_000
@@ -73,7 +73,7 @@ def pack(
     rows.
     Encoders and state dicts are compared with a `reference`: an .npz file (or its arrays) of what the original gave,
     on 64 inputs or more; without one they are packed and the lock says `compared = false`. `labels` names a state
-    dict's classes, one a line.
+    dict's classes, or those of a file of trees, one a line.
 
     Every output may differ from the original's by `tolerance` (1e-5 unless given, 1e-4 for the logits of a state
     dict), times the original's size where that is above 1. `run_package` runs the finished package as it will be
@@ -167,6 +167,10 @@ def _draft(source: Any, info: PackageInfo, original: _Original) -> Draft:
         from onward.package.importers.xgboost import draft_of_xgboost
 
         return draft_of_xgboost(source, info, sample=sample, tolerance=tolerance)
+    if "catboost" in families:
+        from onward.package.importers.catboost import draft_of_catboost
+
+        return draft_of_catboost(source, info, sample=sample, tolerance=tolerance)
     if "lightgbm" in families:
         from onward.package.importers.lightgbm import draft_of_lightgbm
 
@@ -175,7 +179,7 @@ def _draft(source: Any, info: PackageInfo, original: _Original) -> Draft:
         from onward.package.importers.sklearn import draft_of_sklearn
 
         return draft_of_sklearn(source, info, sample=sample, tolerance=tolerance)
-    expected = f"{_KINDS}, or a scikit-learn, LightGBM or XGBoost estimator"
+    expected = f"{_KINDS}, or a scikit-learn, XGBoost, LightGBM or CatBoost estimator"
     raise UsageError("cannot pack this", expected=expected, found=f"{type(source).__module__}.{type(source).__name__}")
 
 

@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from onward.errors import PackageError
+from onward.package.importers.derived import Derived, write_derived
 from onward.package.importers.extra import need
 from onward.package.importers.tablegraph import MATRIX
 from onward.types import Array
@@ -72,7 +73,8 @@ class Forest:
     """Trees over `features` columns whose leaves sum up to `targets` margins.
 
     A margin is the sum times `scale` plus `base`; the answer is the link's value of it. With `pair` the one target is
-    the second of two classes, and the answer has both. Zeros of the columns `zeros_missing` are missing values.
+    the second of two classes, and the answer has both. Zeros of the columns `zeros_missing` are
+    missing values. `derived` columns follow the given ones.
     """
 
     trees: Sequence[Tree]
@@ -83,6 +85,12 @@ class Forest:
     link: Link = "identity"
     pair: bool = False
     zeros_missing: tuple[int, ...] = ()
+    derived: Sequence[Derived] = ()
+
+    @property
+    def width(self) -> int:
+        """How many columns splits may ask for: those given and those derived of them."""
+        return self.features + sum(one.width for one in self.derived)
 
     def splits(self) -> Iterator[Split | Member]:
         """Every node that is no leaf."""
@@ -115,7 +123,7 @@ def _problem(tree: Tree, forest: Forest) -> str:
             if any(not 0 <= target < forest.targets or not np.isfinite(weight) for target, weight in node.weights):
                 return f"leaf {place} adds {node.weights[:3]}"
             continue
-        if not 0 <= node.feature < forest.features:
+        if not 0 <= node.feature < forest.width:
             return f"node {place} asks for column {node.feature}"
         ahead += [node.yes, node.no]
     return ""
@@ -165,9 +173,14 @@ class _Writer:
 
     def margin(self, forest: Forest) -> str:
         """Sums the trees, FP32 or FP64 [batch, targets], and adds the base."""
-        base = np.asarray(forest.base or (0.0,), dtype=np.float64)
         matrix = self._without_zeros(forest) if forest.zeros_missing else MATRIX
-        attributes = _attributes(forest.trees, self._rounding)
+        matrix = write_derived(forest.derived, matrix, self.add, self.keep)
+        trees = list(forest.trees)
+        if any(forest.base):
+            # The base is the first leaf, as libraries begin their sums with it: a sum may be small beside its parts.
+            base = np.broadcast_to(np.asarray(forest.base) / forest.scale, forest.targets)
+            trees.insert(0, [Leaf(tuple(enumerate(base.tolist())))])
+        attributes = _attributes(trees, self._rounding)
         if self._exact:
             matrix = self.add("Cast", matrix, to=self._onnx.TensorProto.DOUBLE)
             for name in ("nodes_values", "target_weights"):
@@ -180,19 +193,17 @@ class _Writer:
             margin = self.add("Cast", margin, to=self._onnx.TensorProto.DOUBLE)
         if forest.scale != 1.0:
             margin = self.add("Mul", margin, self.constant(np.float64(forest.scale)))
-        return self.add("Add", margin, self.constant(base)) if base.any() else margin
+        return margin
 
     def _doubles(self, name: str, values: list[float]) -> Any:
         return self._onnx.numpy_helper.from_array(np.array(values, dtype=np.float64), name)
 
     def _without_zeros(self, forest: Forest) -> str:
-        numpy_helper = self._onnx.numpy_helper
         asked = np.zeros(forest.features, dtype=bool)
         asked[list(forest.zeros_missing)] = True
-        for name, value in (("zero", np.float32(ZERO)), ("missing", np.float32(np.nan)), ("asked", asked)):
-            self.constants.append(numpy_helper.from_array(np.asarray(value), f"onward_{name}"))
-        small = self.add("Not", self.add("Greater", self.add("Abs", MATRIX), "onward_zero"))
-        return self.add("Where", self.add("And", small, "onward_asked"), "onward_missing", MATRIX)
+        zero, missing = self.keep(np.array(ZERO, np.float32)), self.keep(np.array(np.nan, np.float32))
+        small = self.add("Not", self.add("Greater", self.add("Abs", MATRIX), zero))
+        return self.add("Where", self.add("And", small, self.keep(asked)), missing, MATRIX)
 
     def answer(self, forest: Forest, margin: str, output: str) -> None:
         """Puts the link's value of the margins under the output's name."""
@@ -200,9 +211,7 @@ class _Writer:
         if forest.pair:
             value = self.add("Concat", self.add("Sub", self.constant(np.float64(1.0)), value), value, axis=1)
         elif forest.targets == 1 and forest.link != "softmax":
-            shape = self._onnx.numpy_helper.from_array(np.array([-1], np.int64), "onward_shape")
-            self.constants.append(shape)
-            value = self.add("Reshape", value, "onward_shape")
+            value = self.add("Reshape", value, self.keep(np.array([-1], np.int64)))
         self.nodes.append(
             self._onnx.helper.make_node(
                 "Cast", [value], [output], name="onward_answer", to=self._onnx.TensorProto.FLOAT
@@ -228,9 +237,12 @@ class _Writer:
 
     def constant(self, value: Any) -> str:
         """Add a constant, in the type that sums have."""
+        return self.keep(np.asarray(value, dtype=np.float64 if self._exact else np.float32))
+
+    def keep(self, value: Any) -> str:
+        """Add a constant as it is."""
         name = f"onward_constant_{len(self.constants)}"
-        array = np.asarray(value, dtype=np.float64 if self._exact else np.float32)
-        self.constants.append(self._onnx.numpy_helper.from_array(array, name))
+        self.constants.append(self._onnx.numpy_helper.from_array(value, name))
         return name
 
 

@@ -32,6 +32,12 @@ def draft_of_tree_file(
         from onward.package.importers.lightgbm import draft_of_lightgbm_file
 
         return draft_of_lightgbm_file(path, info, sample=sample, labels=labels, tolerance=tolerance)
+    if head.startswith(b"CBM1") or (
+        head[:1] == b"{" and any(key in head for key in (b'"ctr_data"', b'"features_info"'))
+    ):
+        from onward.package.importers.catboost import draft_of_catboost_file
+
+        return draft_of_catboost_file(path, info, sample=sample, labels=labels, tolerance=tolerance)
     raise PackageError("no known library wrote this file", where=str(path), expected=_EXPECTED)
 
 

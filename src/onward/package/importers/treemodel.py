@@ -38,13 +38,15 @@ class TreeColumn:
 class TreeModel:
     """What a file tells: columns, trees and, for a classifier, its classes.
 
-    `unknown` says whether the library answers for a category that it was not trained with.
+    `unknown` says whether the library answers for a category that it was not trained with, `double` whether it sums
+    leaves in FP64.
     """
 
     columns: tuple[TreeColumn, ...]
     forest: Forest
     classes: tuple[str, ...] = ()
     unknown: Literal["error", "nan"] = "error"
+    double: bool = True
 
     @property
     def output(self) -> str:
@@ -65,18 +67,20 @@ def draft_of_trees(
     check_forest(model.forest, where)
     if len({column.name for column in model.columns}) != len(model.columns):
         raise PackageError("two columns have one name", where=where, expected="a name for each column")
+    missing = any(column.kind == "category" and column.has_missing for column in frame.columns)
+    unknown: Literal["error", "nan"] = "nan" if missing else model.unknown
     if original is None:
         width = len(model.classes) or model.forest.targets
         shape = (0,) if width == 1 else (0, width)
         original = Original(output=model.output, values=np.empty(shape), classes=model.classes)
+        surest = [lambda: write_forest(model.forest, model.output, exact=model.double)]
+        return draft_of_table(info, frame, original, surest, unknown=unknown, tolerance=tolerance)
     conversions: list[Callable[[], bytes]] = [
         lambda: write_forest(model.forest, model.output),
         lambda: write_forest(model.forest, model.output, exact=True),
         lambda: write_forest(model.forest, model.output, rounding="nearest"),
         lambda: write_forest(model.forest, model.output, rounding="nearest", exact=True),
     ]
-    missing = any(column.kind == "category" and column.has_missing for column in frame.columns)
-    unknown: Literal["error", "nan"] = "nan" if missing else model.unknown
     return draft_of_table(info, frame, original, conversions, unknown=unknown, tolerance=tolerance)
 
 

@@ -10,6 +10,7 @@ import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -136,7 +137,6 @@ def _read(
         for index, (tree, target) in enumerate(zip(ensemble["trees"][:kept], ensemble["tree_info"][:kept], strict=True))
     ]
     link = _LINKS[objective]
-    # XGBoost begins its FP32 sums with the base, which matters where a sum is small beside its parts.
     base = _base(str(parameters["base_score"]), objective)
     columns = _columns(learner, ensemble, int(parameters["num_feature"]), names, categories, where)
     pair = objective in ("binary:logistic", "binary:hinge")
@@ -145,10 +145,8 @@ def _read(
         classes = named_classes(2 if pair else targets, labels)
     elif labels is not None:
         raise UsageError(f"objective {objective} has no classes", where=str(labels), expected="no labels")
-    start = base * targets if len(base) == 1 else base
-    trees.insert(0, [Leaf(tuple(enumerate(start)))])
-    forest = Forest(trees=trees, features=len(columns), targets=targets, link=link, pair=pair)
-    return TreeModel(columns=columns, forest=forest, classes=classes)
+    forest = Forest(trees=trees, features=len(columns), targets=targets, base=base, link=link, pair=pair)
+    return TreeModel(columns=columns, forest=forest, classes=classes, double=False)
 
 
 def _trees_kept(learner: Any, ensemble: Any) -> int | None:
@@ -255,7 +253,7 @@ def _with_classes(model: TreeModel, classes: tuple[str, ...]) -> TreeModel:
     if len(classes) != len(model.classes):
         found = f"{len(classes)} for {len(model.classes)}"
         raise UsageError("the estimator's classes are not its booster's", expected="a name for each class", found=found)
-    return TreeModel(columns=model.columns, forest=model.forest, classes=classes)
+    return replace(model, classes=classes)
 
 
 def _answers_of_file(path: Path, document: Any, model: TreeModel, frame: Frame) -> Original | None:
