@@ -12,7 +12,21 @@ import sys
 import click
 
 from onward import __version__
-from onward.cli import audit, batch, cloud, compare, edge, explain, migration, outbox, packages, people, serving, signing
+from onward.cli import (
+    audit,
+    batch,
+    cloud,
+    compare,
+    edge,
+    explain,
+    migration,
+    outbox,
+    packages,
+    people,
+    serving,
+    signing,
+    tune,
+)
 from onward.errors import MissingExtra, OnwardError
 
 _OF_DECIDE = frozenset({"cel_expr_python", "cryptography", "httpcore", "sqlalchemy"})
@@ -36,6 +50,7 @@ for _command in (
     migration.import_group,
     signing.sign,
     compare.compare,
+    tune.tune,
     people.chat,
     people.profiles,
     audit.audit,

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import http.client
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -18,14 +15,13 @@ from onward.errors import ExecutionError, InputError
 from onward.opening import open_pipeline
 from onward.runners.agreement.comparison import Answer, as_told
 from onward.runners.agreement.inputs import as_json
+from onward.runners.load.server import local_server
 from onward.runners.local import DEFAULT_REPOSITORY
 from onward.types import Item
 
 TOGETHER = 16
 """Requests at a time: answers must not depend on who shares a batch."""
-_READY_S = 120.0
-_STOP_S = 30.0
-_LOOK_S = 0.05
+_ANSWER_S = 120.0
 
 
 def local(package: Path, items: Sequence[Item], place: Path) -> list[Answer]:
@@ -43,8 +39,8 @@ def local(package: Path, items: Sequence[Item], place: Path) -> list[Answer]:
 def serve(package: Path, items: Sequence[Item], place: Path) -> list[Answer]:
     """By a server of its own, many requests at a time."""
     bodies = [msgspec.json.encode(as_json(item)) for item in items]
-    with _server(package, place) as (port, name), ThreadPoolExecutor(TOGETHER) as threads:
-        connections = [http.client.HTTPConnection("127.0.0.1", port, timeout=_READY_S) for _ in range(TOGETHER)]
+    with local_server(package, place) as (port, _, name), ThreadPoolExecutor(TOGETHER) as threads:
+        connections = [http.client.HTTPConnection("127.0.0.1", port, timeout=_ANSWER_S) for _ in range(TOGETHER)]
         shares = threads.map(
             lambda which: [_posted(connections[which], name, body) for body in bodies[which::TOGETHER]],
             range(TOGETHER),
@@ -129,52 +125,6 @@ def _posted(connection: http.client.HTTPConnection, name: str, body: bytes) -> A
         raise ExecutionError(f"the server answers with status {response.status}: {told}")
     found: Answer = told["answer"] if response.status == 200 else {"error": told["code"]}
     return found
-
-
-@contextmanager
-def _server(package: Path, place: Path) -> Iterator[tuple[int, str]]:
-    """A server of the package on free ports: the port, and the model's name."""
-    port, admin_port = _free_ports()
-    argv = [sys.executable, "-m", "onward", "serve", str(package), "--port", str(port), "--admin-port", str(admin_port)]
-    log = place / "serve.log"
-    with log.open("wb") as sink:
-        process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT)
-    try:
-        yield port, _ready(process, port, log)
-    finally:
-        process.terminate()
-        try:
-            process.wait(_STOP_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def _ready(process: subprocess.Popen[bytes], port: int, log: Path) -> str:
-    until_s = time.monotonic() + _READY_S
-    while process.poll() is None and time.monotonic() < until_s:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_READY_S)
-        try:
-            connection.request("GET", "/v2/health/ready")
-            response = connection.getresponse()
-            response.read()
-            if response.status == 200:
-                connection.request("GET", "/models")
-                models = msgspec.json.decode(connection.getresponse().read())
-                return str(models["models"][0]["name"])
-        except (OSError, http.client.HTTPException):
-            pass
-        finally:
-            connection.close()
-        time.sleep(_LOOK_S)
-    raise ExecutionError("the server did not become ready", found=log.read_text("utf-8", "replace")[-1000:])
-
-
-def _free_ports() -> tuple[int, int]:
-    with socket.socket() as first, socket.socket() as second:
-        first.bind(("127.0.0.1", 0))
-        second.bind(("127.0.0.1", 0))
-        return first.getsockname()[1], second.getsockname()[1]
 
 
 def _run(argv: Sequence[str]) -> str:

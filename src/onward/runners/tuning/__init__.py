@@ -1,0 +1,1 @@
+"""Which batch size, instances and threads serve a package best on this machine, found by measuring a real server."""
