@@ -52,8 +52,12 @@ _GRAPH_NODES, _GRAPH_INITIALIZERS, _GRAPH_SPARSE_INITIALIZERS = 1, 5, 15
 _NODE_NAME, _NODE_OPERATOR, _NODE_ATTRIBUTES, _NODE_DOMAIN = 3, 4, 5, 7
 _ATTRIBUTE_TENSOR, _ATTRIBUTE_GRAPH, _ATTRIBUTE_TENSORS, _ATTRIBUTE_GRAPHS = 5, 6, 10, 11
 _ATTRIBUTE_SPARSE, _ATTRIBUTE_SPARSES = 22, 23
-# A tree's numbers are fields of their own, a million of them: `floats` and `ints` in a row, each with its tag.
-_NUMBERS = re.compile(rb"(?:\x3d.{4})++|(?:\x40[\x80-\xff]{0,9}[\x00-\x7f])++", re.DOTALL)
+# A tree's numbers are fields of their own, a million of them, and so are the short words of its nodes' modes: `floats`,
+# `ints` and `strings` in a row, each with its tag.
+_SHORT_TEXTS = b"|".join(b"\\x%02x.{%d}" % (length, length) for length in range(32))
+_PLAIN_VALUES = re.compile(
+    rb"(?:\x3d.{4})++|(?:\x40[\x80-\xff]{0,9}[\x00-\x7f])++|(?:\x4a(?:" + _SHORT_TEXTS + rb"))++", re.DOTALL
+)
 _SPARSE_VALUES, _SPARSE_INDICES, _SPARSE_DIMS = 1, 2, 3
 _TENSOR_DIMS, _TENSOR_DATATYPE, _TENSOR_STRINGS, _TENSOR_RAW = 1, 2, 6, 9
 _TENSOR_LISTS = frozenset({4, 5, 7, 10, 11})  # floats, int32s, int64s, doubles, uint64s
@@ -217,7 +221,7 @@ class _Walker:
             self._refuse(f"{shown} needs foreign code", expected)
 
     def _attribute(self, span: _Span, depth: int) -> None:
-        for number, wire, start, end in self._fields(span, passing=_NUMBERS):
+        for number, wire, start, end in self._fields(span, passing=_PLAIN_VALUES):
             if wire != _LENGTH:
                 continue
             if number in (_ATTRIBUTE_GRAPH, _ATTRIBUTE_GRAPHS):

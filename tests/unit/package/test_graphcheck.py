@@ -135,11 +135,12 @@ def test_external_data_of_a_constant_is_found(models: ModuleType) -> None:
 def test_numbers_of_an_attribute_hide_nothing_that_stands_behind_them(models: ModuleType) -> None:
     foreign = helper.make_graph([helper.make_node("Evil", ["x"], ["y"], domain="org.evil")], "g", [], [])
     node = helper.make_node("If", ["c"], ["y"])
-    # Numbers, then the tag of a graph: in numbers of every length, and such as look like tags.
+    # Numbers and words, then the tag of a graph: of every length, and such as look like tags.
     node.attribute.append(
         onnx.AttributeProto(
             name="a", type=onnx.AttributeProto.GRAPHS, floats=[0.5, 0.0, 0.125] * 50,
-            ints=[0, 0x40, 0x3D, 300, 1 << 40, -1] * 50, graphs=[foreign],
+            ints=[0, 0x40, 0x3D, 300, 1 << 40, -1] * 50,
+            strings=[b"\x4a" * length for length in range(40)] + [b"", b"\x4a\x00\n"] * 20, graphs=[foreign],
         )
     )  # fmt: skip
     assert "org.evil" in refused(models.model([node]))
