@@ -20,7 +20,8 @@ import numpy as np
 from onward.errors import PackageError, UsageError
 from onward.package.archive import SUFFIX, write_archive
 from onward.package.assembly import CheckFolder, assemble
-from onward.package.examples import Example, write_examples
+from onward.package.examples import EXAMPLES_FILE, Example, write_examples
+from onward.package.graphtrial import try_folder
 from onward.package.importers.draft import Draft
 from onward.package.importers.onnx import draft_of_onnx
 from onward.package.importers.reference import Reference
@@ -93,6 +94,7 @@ def pack(
         if isinstance(source, str | os.PathLike) and Path(source).is_dir() and not _is_encoder(Path(source)):
             original.refuse("a folder with a manifest")
             shutil.copytree(source, folder)
+            try_folder(folder)
             assemble(folder, parity={"compared": False}, check=check, repositories=repositories)
         else:
             if not isinstance(source, Draft):
@@ -112,7 +114,7 @@ def pack_draft(draft: Draft, folder: Path, *, run_package: RunPackage | None = N
     assemble(folder, parity=compare_graph(draft, folder))
     if run_package is not None and draft.items:
         _compare_package(draft, run_package, folder)
-    elif run_package is not None and draft.manifest.execute.backend != "onnx":
+    elif run_package is not None and (draft.manifest.execute.backend != "onnx" or EXAMPLES_FILE in draft.files):
         run_package(folder, ())  # opened, it answers its golden examples
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from onward.errors import PackageError, ParityError, UsageError
 from onward.package.examples import TOLERANCE
 from onward.package.graphcheck import check_graph
+from onward.package.graphtrial import try_graphs
 from onward.package.importers.draft import Draft
 from onward.package.records import Batching, Manifest, PackageInfo
 from onward.package.tensors import GraphSession
@@ -36,6 +37,7 @@ def draft_of_onnx(file: Path, info: PackageInfo, *, sample: Any = None, toleranc
     fit it.
     """
     external = check_graph(file, file.parent)
+    try_graphs([file], file.parent)
     session = GraphSession(file)
     fixed = _check_batch(session, str(file))
     manifest = Manifest(
