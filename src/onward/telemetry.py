@@ -5,6 +5,7 @@ A few integer additions a request; no locks, since only the event loop writes. K
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple, Protocol
@@ -47,8 +48,8 @@ class ModelMetrics:
     """The counters of one model version."""
 
     __slots__ = (
-        "batch_rows", "failures", "name", "queue_s", "queued_rows", "request_s", "rows", "run_s", "shed", "stage_s",
-        "version",
+        "batch_rows", "by_batch", "failures", "last_run_ms", "name", "queue_s", "queued_rows", "request_s", "rows", "run_s",
+        "shed", "stage_s", "version",
     )  # fmt: skip
 
     def __init__(self, name: str, version: str) -> None:
@@ -60,6 +61,9 @@ class ModelMetrics:
         self.batch_rows = Histogram(BATCH_BOUNDS)
         self.rows = 0
         self.queued_rows = 0
+        # Of each size of batch, how many have run and how long together; when the last one ended, as a Unix time.
+        self.by_batch: dict[int, tuple[int, float]] = {}
+        self.last_run_ms = 0
         self.failures: dict[str, int] = {}
         self.shed: dict[str, int] = {}
         self.stage_s: dict[str, Histogram] = {}
@@ -69,6 +73,14 @@ class ModelMetrics:
         if name not in self.stage_s:
             self.stage_s[name] = Histogram(DURATION_BOUNDS_S)
         self.stage_s[name].observe(duration_s)
+
+    def ran(self, rows: int, run_s: float) -> None:
+        """Count a batch."""
+        self.run_s.observe(run_s)
+        self.batch_rows.observe(rows)
+        count, total_s = self.by_batch.get(rows, (0, 0.0))
+        self.by_batch[rows] = (count + 1, total_s + run_s)
+        self.last_run_ms = int(time.time() * 1000)
 
     def fail(self, code: str) -> None:
         """Count a request that got an error."""

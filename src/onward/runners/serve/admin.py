@@ -7,7 +7,7 @@ machine: what does not name this machine as the host, or is not declared as JSON
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import msgspec
@@ -24,7 +24,9 @@ from onward.runners.serve.app import error_response, on_http_error, on_onward_er
 from onward.runners.serve.explanation import explanation
 from onward.runners.serve.models import AnyServed, Models
 from onward.runners.serve.policies import Policies
+from onward.runners.serve.repository_routes import RepositoryEndpoints
 from onward.runners.serve.staged import StagedModel
+from onward.runners.serve.statistics import statistics_routes
 from onward.runners.serve.streams import StreamedModel
 
 if TYPE_CHECKING:  # imported where a package has a policy, and then only used here
@@ -254,20 +256,33 @@ def _whole(request: Request, name: str, default: int) -> int:
 
 
 class OnlyHere:
-    """Refuses requests for another host than this machine: a name that somebody pointed here is none of ours."""
+    """Refuses requests for another host than this machine: a name that somebody pointed here is none of ours.
+
+    And changes that a browser makes for a page of another origin without having asked: JSON alone makes it ask, and it
+    is not answered. Browsers say where a page comes from; programs do not, and need not say JSON.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            host = next((value for name, value in scope["headers"] if name == b"host"), b"").decode("latin-1")
+            headers = dict(scope["headers"])
+            host = headers.get(b"host", b"").decode("latin-1")
             name = host[: host.rfind(":")] if ":" in host.rpartition("]")[2] else host
+            wrong: OnwardError | None = None
             if name.lower() not in _HERE:
                 wrong = MalformedBody(where="Host", expected="127.0.0.1 or localhost", found=name[:80])
+            elif b"origin" in headers and scope["method"] not in ("GET", "HEAD") and not _is_json(headers):
+                wrong = UnsupportedMedia(where="Content-Type", expected="application/json", found="a page's request")
+            if wrong is not None:
                 await error_response(wrong)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
+
+
+def _is_json(headers: Mapping[bytes, bytes]) -> bool:
+    return headers.get(b"content-type", b"").partition(b";")[0].strip().lower() == b"application/json"
 
 
 def _load_of(served: AnyServed) -> dict[str, Any]:
@@ -303,6 +318,8 @@ def make_admin_app(models: Models, policies: Policies | None = None, *, metrics:
             Route("/admin/audit", on.audit, methods=["GET"]),
             Route("/admin/kill-switch", on.switches, methods=["GET"]),
             Route("/admin/kill-switch", on.turn, methods=["POST"]),
+            *RepositoryEndpoints(models).routes(),
+            *statistics_routes(models),
         ],
         middleware=[Middleware(OnlyHere)],
         exception_handlers={OnwardError: on_onward_error, HTTPException: on_http_error},

@@ -30,6 +30,7 @@ from onward.package.examples import read_examples
 from onward.prepare.profile import Features
 from onward.runners.serve.body import limited, read_body
 from onward.runners.serve.exchange import Exchange, Headers, Route, error_body, error_headers, new_request_id
+from onward.runners.serve.lines import MEDIA_TYPES, Lines
 from onward.runners.serve.models import AnyServed, Models
 from onward.runners.serve.openai.routes import openai_routes
 from onward.runners.serve.openapi import document
@@ -37,6 +38,7 @@ from onward.runners.serve.policies import Policies
 from onward.runners.serve.sent_events import SentEvents, sent_events
 from onward.runners.serve.served import ServedModel
 from onward.runners.serve.staged import StagedModel
+from onward.runners.serve.statistics import statistics_routes
 from onward.runners.serve.voice.measures import VoiceCollector
 from onward.runners.serve.voice.routes import not_a_socket, voice_endpoint
 from onward.telemetry import DecisionCollector, ModelCollector, StreamCollector
@@ -152,9 +154,13 @@ class Endpoints:
         return await self._exchange(request, lambda served, exchange: served.handle_infer(exchange))
 
     async def plain(self, request: Request) -> Response:
-        """Plain inference, the long way; multipart bodies always come here."""
-        if request.headers.get("content-type", "").lower().startswith("multipart/"):
+        """Plain inference, the long way; multipart bodies and those of many lines always come here."""
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind.startswith("multipart/"):
             return await self._multipart(request)
+        if kind in MEDIA_TYPES:
+            manifest = self._model(request).pipeline.manifest
+            return Lines(request, manifest, lambda: self._model(request).handle_plain, self._models.is_accepting)
         return await self._exchange(request, lambda served, exchange: served.handle_plain(exchange))
 
     async def metrics(self, request: Request) -> Response:
@@ -384,7 +390,8 @@ def make_app(models: Models, policies: Policies | None = None) -> Starlette:
         get.append(("/v2/models/{name}" + version + "/ready", on.model_ready))
         post.append(("/v2/models/{name}" + version + "/infer", on.infer))
         post.append(("/models/{name}" + version, on.plain))
-    routes: list[BaseRoute] = [StarletteRoute(path, endpoint, methods=["GET"]) for path, endpoint in get]
+    routes: list[BaseRoute] = [*statistics_routes(models)]  # before a model's name may be anything
+    routes += [StarletteRoute(path, endpoint, methods=["GET"]) for path, endpoint in get]
     routes += [StarletteRoute(path, endpoint, methods=["POST"]) for path, endpoint in post]
     routes.append(StarletteRoute("/profiles/{entity}", on.of_profiles("erase"), methods=["DELETE"]))
     voice = voice_endpoint(models)

@@ -251,8 +251,7 @@ class Lane:
             self._finish_failed(works, outcome)
             return
         metrics = self._metrics
-        metrics.run_s.observe(run_s)
-        metrics.batch_rows.observe(batch.rows)
+        metrics.ran(batch.rows, run_s)
         metrics.queue_s.observe(batch.started_s - works[0].arrived_s)
         metrics.rows += batch.rows
         start = 0

@@ -21,6 +21,7 @@ from onward.package.package import Package, open_package, verified_manifest
 from onward.package.repository import Repository, version_key
 from onward.pipeline import Pipeline
 from onward.runners.serve.exchange import Headers, Route
+from onward.runners.serve.lines import MEDIA_TYPES
 from onward.runners.serve.policies import Policies
 from onward.runners.serve.sent_events import is_asked_for
 from onward.runners.serve.served import ServedModel, Speed
@@ -31,6 +32,8 @@ from onward.telemetry import ModelMetrics, StreamMetrics
 
 _log = logging.getLogger("onward.serve")
 _MEASURED_ITEMS = 4
+# Bodies in parts, or of many lines.
+_IN_PARTS = (b"multipart/", *(name.encode() for name in MEDIA_TYPES))
 T = TypeVar("T")
 AnyServed: TypeAlias = ServedModel | StreamedModel | StagedModel
 Stamp: TypeAlias = tuple[int, ...]
@@ -125,13 +128,16 @@ class Models:
     async def load(self, name: str) -> None:
         """Look for a model's versions now, and serve it again if it was unloaded.
 
-        Raises `ModelNotFound`, or `Unavailable` where none of its versions loads.
+        Raises `ModelNotFound`, or `Unavailable` where a version did not load, although an older one may be served.
         """
         async with self._scanning:
             self.unloaded.discard(name)
             await self._scan_model(name)
             await self._load_waiting()
         self.get(name)
+        for (failed, version), error in self.failed.items():
+            if failed == name:
+                raise Unavailable(f"{name} {version} did not load: {error.code}: {error}")
 
     async def unload(self, name: str) -> None:
         """Serve none of a model's versions, whatever is on the disk, until it is loaded; what is queued is answered.
@@ -276,6 +282,10 @@ class Models:
         while self._accepting:
             await asyncio.sleep(interval_s)
             await self.scan()
+
+    def is_accepting(self) -> bool:
+        """Whether the server means to stay."""
+        return self._accepting
 
     def stop_accepting(self) -> None:
         """Say "not ready" from now on; what comes in is still answered."""
@@ -440,4 +450,4 @@ def _is_whole(headers: Headers) -> bool:
 
 
 def _is_bare(headers: Headers) -> bool:
-    return _is_not_encoded(headers) and not headers.get(b"content-type", b"").lower().startswith(b"multipart/")
+    return _is_not_encoded(headers) and not headers.get(b"content-type", b"").lower().startswith(_IN_PARTS)

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import onward
 from onward.flow import STAGES_MS
 from onward.package.records import Catalogue, Labels, Named
+from onward.runners.serve.lines import MEDIA_TYPE
 from onward.runners.serve.models import AnyServed
 from onward.runners.serve.openai import described as openai
 from onward.runners.serve.staged import StagedModel
@@ -83,13 +84,24 @@ def _operation(model: AnyServed, version: str) -> Schema:
         "tags": [model.id.name],
         "summary": package.description or f"Ask {model.id.name}.",
         "parameters": parameters,
-        "requestBody": {"required": True, "content": _message(model) if talks else _bodies(model.signature.inputs)},
+        "requestBody": {
+            "required": True,
+            "content": (_message(model) if talks else _bodies(model.signature.inputs))
+            | {MEDIA_TYPE: _lines("An item a line, as many as you like.")},
+        },
         "responses": {
             "200": {"description": "The answer." if not decides else "The answer and its recorded decision.",
-                    "content": {"application/json": {"schema": _reply() if talks else _answer_body(model, decides)}}},
+                    "content": {"application/json": {"schema": _reply() if talks else _answer_body(model, decides)},
+                                MEDIA_TYPE: _lines("For a body of lines: a line each, an answer or an error with "
+                                                   "its line.")}},
             **{status: _failure(text) for status, text in sorted(errors.items())},
         },
     }  # fmt: skip
+
+
+def _lines(description: str) -> Schema:
+    """A body of lines, each of them JSON: OpenAPI 3.1 knows it as a text."""
+    return {"schema": {"type": "string", "description": description}}
 
 
 def _asked_for(names: list[str]) -> Schema:

@@ -77,7 +77,7 @@ def test_an_answer_has_labels_in_the_place_of_scores(made: dict[str, Any]) -> No
 
 def test_a_package_of_pictures_takes_pictures(made: dict[str, Any]) -> None:
     content = operation(made, "/models/shade/versions/1.0.0")["requestBody"]["content"]
-    assert content.keys() == {"application/json", "image/*", "multipart/form-data"}
+    assert content.keys() == {"application/json", "application/x-ndjson", "image/*", "multipart/form-data"}
 
 
 def test_only_where_a_policy_decides_are_there_decisions_and_keys(made: dict[str, Any]) -> None:
@@ -103,3 +103,10 @@ def test_every_reference_leads_somewhere(made: dict[str, Any]) -> None:
 
     found = set(references(made))
     assert found == {f"#/components/schemas/{name}" for name in made["components"]["schemas"]}
+
+
+@pytest.mark.parametrize("path", ["/models/loan", "/models/shade/versions/1.0.0"])
+def test_every_package_takes_and_gives_lines(made: dict[str, Any], path: str) -> None:
+    told = operation(made, path)
+    for content in (told["requestBody"]["content"], told["responses"]["200"]["content"]):
+        assert content["application/x-ndjson"]["schema"]["type"] == "string"

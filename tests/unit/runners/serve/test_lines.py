@@ -1,0 +1,294 @@
+"""A body of lines: cut, answered in order, and never more of it held than a few."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import zlib
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as some
+from starlette.requests import Request
+from starlette.types import Message
+
+from onward.errors import MissingInput, OnwardError, Overloaded, UnsupportedMedia
+from onward.package.records import Batching, Limits, Manifest, PackageInfo
+from onward.runners.serve.exchange import Exchange
+from onward.runners.serve.lines import Lines, Splitter
+
+LIMIT = 50
+
+
+@given(
+    text=some.lists(some.binary(max_size=12).map(lambda line: line.replace(b"\n", b"")), max_size=20),
+    cuts=some.lists(some.integers(1, 9), min_size=1, max_size=5),
+    ended=some.booleans(),
+)
+def test_lines_are_the_same_however_the_body_comes(text: list[bytes], cuts: list[int], ended: bool) -> None:
+    body = b"\n".join(text) + (b"\n" if ended and text else b"")
+    splitter = Splitter(LIMIT)
+    found = []
+    at = turn = 0
+    while at < len(body):
+        step = cuts[turn % len(cuts)]
+        found += list(splitter.feed(body[at : at + step]))
+        at, turn = at + step, turn + 1
+    found += list(splitter.finish())
+    told = [(number, line) for number, line in found if isinstance(line, bytes)]
+    wanted = [(n, line.strip()) for n, line in enumerate(text, 1) if line.strip() and line.strip()[:1] != b"["]
+    assert told == wanted
+
+
+@pytest.mark.parametrize("step", [1, 7, 64, 1000])
+def test_a_line_that_is_too_large_is_told_once_and_the_next_is_read(step: int) -> None:
+    body = b"a\n" + b"b" * 300 + b"\nc\n" + b"d" * (LIMIT + 1)
+    splitter = Splitter(LIMIT)
+    found = [line for at in range(0, len(body), step) for line in splitter.feed(body[at : at + step])]
+    found += list(splitter.finish())
+    assert [number for number, _ in found] == [1, 2, 3, 4]
+    told = [line if isinstance(line, bytes) else line.code for _, line in found]
+    assert told == [b"a", "TOO_LARGE", b"c", "TOO_LARGE"]
+
+
+class Client:
+    """Sends messages, and keeps what comes back."""
+
+    def __init__(self, messages: Iterable[Message], *, leaves: bool = False) -> None:
+        self.messages = list(messages)
+        self.leaves = leaves
+        self.sent: list[Message] = []
+        self.taken = 0
+        self.reads = asyncio.Event()
+        self.reads.set()
+
+    async def receive(self) -> Message:
+        await asyncio.sleep(0)
+        if self.taken < len(self.messages):
+            self.taken += 1
+            return self.messages[self.taken - 1]
+        if self.leaves:
+            return {"type": "http.disconnect"}
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def send(self, message: Message) -> None:
+        await self.reads.wait()
+        self.sent.append(message)
+
+    def lines(self) -> list[Any]:
+        """The answers."""
+        body = b"".join(message.get("body", b"") for message in self.sent)
+        assert body.endswith(b"\n") or not body
+        return [msgspec.json.decode(line) for line in body.splitlines()]
+
+
+def pieces(*parts: bytes) -> list[Message]:
+    return [
+        {"type": "http.request", "body": part, "more_body": index < len(parts) - 1} for index, part in enumerate(parts)
+    ]
+
+
+def manifest(limits: dict[str, Any]) -> Manifest:
+    info = PackageInfo(name="m", version="1", licence="Apache-2.0")
+    return Manifest(
+        package=info, inputs=(), outputs=(), limits=Limits(**limits), batching=Batching(max_batch_size=4)
+    )  # fmt: skip
+
+
+async def ask(
+    client: Client, handle: Callable[[Exchange], None], *, headers: dict[str, str] | None = None,
+    accepting: Callable[[], bool] = lambda: True, **limits: Any,
+) -> None:  # fmt: skip
+    """Let a body of lines be answered by `handle`."""
+    named = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
+    scope = {"type": "http", "method": "POST", "path": "/models/m", "query_string": b"a=b", "headers": named}
+    lines = Lines(Request(scope), manifest(limits), lambda: handle, accepting)
+    await asyncio.wait_for(lines(scope, client.receive, client.send), 5)
+
+
+def echo(exchange: Exchange) -> None:
+    exchange.respond(b'{"was":%b}' % bytes(exchange.body))
+
+
+async def test_each_line_is_answered_in_order_though_they_end_in_another() -> None:
+    client = Client(pieces(b"1\n2\n3\n", b"4\n5", b"6\n\n7"))
+
+    def handle(exchange: Exchange) -> None:
+        number = int(exchange.body)
+        asyncio.get_running_loop().call_later(0.02 / number, exchange.respond, b'{"was":%d}' % number)
+
+    await ask(client, handle)
+    assert [line["was"] for line in client.lines()] == [1, 2, 3, 4, 56, 7]
+    assert client.sent[0]["status"] == 200
+    assert (b"content-type", b"application/x-ndjson") in client.sent[0]["headers"]
+    assert client.sent[-1] == {"type": "http.response.body", "body": b"", "more_body": False}
+
+
+async def test_a_bad_line_is_an_error_with_its_number_and_no_others_are_harmed() -> None:
+    client = Client(pieces(b'1\nbad\n\n[2]\n4\ncrash\n"' + b"x" * 99 + b'"\n7\n'))
+
+    def handle(exchange: Exchange) -> None:
+        if bytes(exchange.body) == b"bad":
+            raise MissingInput(where="x")
+        if bytes(exchange.body) == b"crash":
+            raise ZeroDivisionError
+        echo(exchange)
+
+    await ask(client, handle, body_bytes=LIMIT)
+    told = client.lines()
+    assert [line.get("was", line.get("code")) for line in told] == [
+        1, "MISSING_INPUT", "MALFORMED_BODY", 4, "INTERNAL", "TOO_LARGE", 7,
+    ]  # fmt: skip
+    assert [line["line"] for line in told if "code" in line] == [2, 4, 6, 7]
+    assert told[1]["field"] == "x" and told[1]["request_id"] != told[2]["request_id"]
+
+
+async def test_no_more_than_a_few_lines_are_on_their_way() -> None:
+    waiting: list[Exchange] = []
+    client = Client(pieces(*(b"%d\n" % number * 100 for number in range(1000))))
+    asking = asyncio.create_task(ask(client, waiting.append))
+    for _ in range(200):
+        await asyncio.sleep(0)
+    assert len(waiting) == 8, "two batches of four"
+    assert client.taken <= 3
+    waiting.pop(0).respond(b"{}")
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert len(waiting) == 8
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
+    assert all(exchange.disconnected for exchange in waiting)
+
+
+async def test_no_more_bytes_than_one_request_may_have_are_held() -> None:
+    waiting: list[Exchange] = []
+    client = Client(pieces(*(b"%040d\n" % number for number in range(100))))
+    asking = asyncio.create_task(ask(client, waiting.append, body_bytes=100))
+    for _ in range(200):
+        await asyncio.sleep(0)
+    assert len(waiting) == 2
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
+
+
+async def test_a_client_that_does_not_read_its_answers_is_not_read_either() -> None:
+    client = Client(pieces(*(b"%d\n" % number * 100 for number in range(1000))))
+    asking = asyncio.create_task(ask(client, echo))
+    await asyncio.sleep(0)
+    client.reads.clear()
+    for _ in range(300):
+        await asyncio.sleep(0)
+    taken = client.taken
+    for _ in range(300):
+        await asyncio.sleep(0)
+    assert client.taken == taken < 10
+    client.reads.set()
+    await asking
+    assert len(client.lines()) == 100_000
+
+
+async def test_the_lines_of_a_client_that_leaves_are_given_up_at_once() -> None:
+    waiting: list[Exchange] = []
+    client = Client(pieces(b"1\n2\n", b"3\n")[:1], leaves=True)
+    await ask(client, waiting.append)
+    assert len(waiting) == 2 and all(exchange.disconnected for exchange in waiting)
+    assert client.lines() == []
+
+
+async def test_a_full_queue_makes_a_line_come_again_until_its_time_is_over() -> None:
+    tries: dict[bytes, int] = {}
+
+    def handle(exchange: Exchange) -> None:
+        body = bytes(exchange.body)
+        tries[body] = tries.get(body, 0) + 1
+        if body == b"2" or tries[body] < 3:
+            raise Overloaded("full", retry_after_s=0.01)
+        echo(exchange)
+
+    client = Client(pieces(b"1\n2\n3\n"))
+    await ask(client, handle, deadline_ms=200)
+    assert [line.get("was", line.get("code")) for line in client.lines()] == [1, "QUEUE_FULL", 3]
+    assert tries[b"1"] == tries[b"3"] == 3 and tries[b"2"] > 3
+
+
+async def test_a_server_that_drains_answers_what_it_has_read_and_says_from_where_to_send_again() -> None:
+    seen = 0
+
+    def accepting() -> bool:
+        nonlocal seen
+        seen += 1
+        return seen <= 3
+
+    client = Client(pieces(b"1\n2\n3\n4\n5\n", b"6\n"))
+    await ask(client, echo, accepting=accepting)
+    told = client.lines()
+    assert [line.get("was", line.get("code")) for line in told] == [1, 2, 3, "NOT_READY"]
+    assert told[-1]["line"] == 4 and "again" in told[-1]["error"]
+
+
+async def test_headers_go_with_every_line_but_those_of_the_whole() -> None:
+    seen: list[Exchange] = []
+
+    def handle(exchange: Exchange) -> None:
+        seen.append(exchange)
+        echo(exchange)
+
+    headers = {"x-onward-tenant": "a", "idempotency-key": "k", "content-type": "application/x-ndjson", "accept": "x"}
+    await ask(Client(pieces(b"1\n\n2\n")), handle, headers=headers)
+    assert [dict(exchange.headers) for exchange in seen] == [
+        {b"x-onward-tenant": b"a", b"idempotency-key": b"k:1"}, {b"x-onward-tenant": b"a", b"idempotency-key": b"k:3"},
+    ]  # fmt: skip
+    assert {exchange.query for exchange in seen} == {b"a=b"}
+
+
+BODY = b"".join(b"%d\n" % number for number in range(50_000))
+
+
+@pytest.mark.parametrize(
+    ("encoding", "packed"),
+    [
+        ("gzip", gzip.compress(BODY)),
+        ("deflate", zlib.compress(BODY)),
+        ("gzip", gzip.compress(BODY[:100_000]) + gzip.compress(BODY[100_000:])),
+    ],
+)
+async def test_a_compressed_body_is_unpacked_as_it_comes(encoding: str, packed: bytes) -> None:
+    client = Client(pieces(*(packed[at : at + 777] for at in range(0, len(packed), 777))))
+    await ask(client, echo, headers={"content-encoding": encoding})
+    assert [line["was"] for line in client.lines()] == list(range(50_000))
+
+
+async def test_what_breaks_the_whole_body_is_told_after_the_answers_before_it() -> None:
+    packed = gzip.compress(BODY)
+    for broken in ([packed[:5000]], [packed[:5000], b"nonsense" * 100]):
+        client = Client(pieces(*broken))
+        await ask(client, echo, headers={"content-encoding": "gzip"})
+        *answers, last = client.lines()
+        assert [line["was"] for line in answers] == list(range(len(answers))) and len(answers) > 100
+        assert last["code"] == "MALFORMED_BODY" and last["line"] == len(answers) + 1
+
+
+async def test_an_encoding_that_is_none_is_refused_before_anything_is_answered() -> None:
+    with pytest.raises(UnsupportedMedia):
+        await ask(Client(pieces(b"1\n")), echo, headers={"content-encoding": "br"})
+
+
+async def test_nothing_but_empty_lines_has_no_answers() -> None:
+    client = Client(pieces(b"\n\n \r\n"))
+    await ask(client, echo)
+    assert client.lines() == [] and len(client.sent) == 2
+
+
+async def test_every_error_keeps_what_its_body_says() -> None:
+    client = Client(pieces(b"1\n"))
+
+    def handle(exchange: Exchange) -> None:
+        exchange.fail(OnwardError("no", where="x"))
+
+    await ask(client, handle)
+    (line,) = client.lines()
+    assert (line["error"], line["code"], line["field"], line["line"]) == ("x: no", "INTERNAL", "x", 1)
