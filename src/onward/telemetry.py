@@ -48,8 +48,8 @@ class ModelMetrics:
     """The counters of one model version."""
 
     __slots__ = (
-        "batch_rows", "by_batch", "failures", "last_run_ms", "name", "queue_s", "queued_rows", "request_s", "rows", "run_s",
-        "shed", "stage_s", "version",
+        "batch_rows", "by_batch", "elements", "failures", "last_run_ms", "name", "padding", "queue_s", "queued_rows",
+        "request_s", "rows", "run_s", "shed", "stage_s", "version", "wasted_s",
     )  # fmt: skip
 
     def __init__(self, name: str, version: str) -> None:
@@ -60,6 +60,8 @@ class ModelMetrics:
         self.run_s = Histogram(DURATION_BOUNDS_S)
         self.batch_rows = Histogram(BATCH_BOUNDS)
         self.rows = 0
+        self.elements = self.padding = 0
+        self.wasted_s = 0.0
         self.queued_rows = 0
         # Of each size of batch, how many have run and how long together; when the last one ended, as a Unix time.
         self.by_batch: dict[int, tuple[int, float]] = {}
@@ -161,6 +163,15 @@ class ModelCollector(Collector):
                 family.add_metric([model.name, model.version], histogram.cumulative(), histogram.total)
             yield family
         rows = CounterMetricFamily("onward_rows", "Rows answered", labels=labels)
+        elements = CounterMetricFamily(
+            "onward_batch_elements",
+            "Positions of requests' rows (rows, where shapes are fixed) computed",
+            labels=labels,
+        )
+        padding = CounterMetricFamily("onward_padding_elements", "The same that only fill batches up", labels=labels)
+        wasted = CounterMetricFamily(
+            "onward_work_wasted_seconds", "Forward passes' time for rows that nobody waited for any more", labels=labels
+        )
         queued = GaugeMetricFamily("onward_queue_rows", "Rows waiting for a forward pass", labels=labels)
         failures = CounterMetricFamily("onward_request_failures", "Requests with an error", labels=[*labels, "code"])
         shed = CounterMetricFamily("onward_requests_shed", "Requests never computed", labels=[*labels, "reason"])
@@ -171,6 +182,9 @@ class ModelCollector(Collector):
             for stage, durations in model.stage_s.items():
                 stages.add_metric([model.name, model.version, stage], durations.cumulative(), durations.total)
             rows.add_metric([model.name, model.version], model.rows)
+            elements.add_metric([model.name, model.version], model.elements)
+            padding.add_metric([model.name, model.version], model.padding)
+            wasted.add_metric([model.name, model.version], model.wasted_s)
             queued.add_metric([model.name, model.version], model.queued_rows)
             for code, count in model.failures.items():
                 failures.add_metric([model.name, model.version, code], count)
@@ -178,6 +192,9 @@ class ModelCollector(Collector):
                 shed.add_metric([model.name, model.version, reason], count)
         yield stages
         yield rows
+        yield elements
+        yield padding
+        yield wasted
         yield queued
         yield failures
         yield shed

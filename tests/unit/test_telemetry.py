@@ -63,7 +63,11 @@ def test_every_counter_is_rendered_with_its_model_and_version() -> None:
     metrics.fail("QUEUE_FULL")
     metrics.fail("WRONG_SHAPE")
     metrics.drop("expired")
+    metrics.elements, metrics.padding, metrics.wasted_s = 90, 10, 0.25
     samples = rendered(metrics)
+    assert samples["onward_batch_elements_total", "mlp", "1.0.0"] == 90
+    assert samples["onward_padding_elements_total", "mlp", "1.0.0"] == 10
+    assert samples["onward_work_wasted_seconds_total", "mlp", "1.0.0"] == 0.25
     assert samples["onward_rows_total", "mlp", "1.0.0"] == 7
     assert samples["onward_queue_rows", "mlp", "1.0.0"] == 3
     assert samples["onward_request_failures_total", "mlp", "1.0.0", "QUEUE_FULL"] == 2

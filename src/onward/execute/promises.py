@@ -13,6 +13,8 @@ LATE_S = 1.5
 """How long after the time told a place is kept: clients that read whole seconds come up to one later."""
 FARTHEST_S = 30.0
 _BUCKET_S = 0.05
+# Times lie a little further apart than the queue drains: else it would stay full, and every hitch turn somebody away.
+_SPACING = 1.1
 # Share of what becomes of one promised row in the moving average of those that come back.
 _SMOOTHING = 0.02
 
@@ -33,7 +35,7 @@ class Promises:
 
         `row_s` is how long the queue takes to drain by a row.
         """
-        at_s = max(now_s + free_in_s, self._last_s + rows * row_s * self._coming)
+        at_s = max(now_s + free_in_s, self._last_s + rows * row_s * _SPACING * self._coming)
         at_s = min(at_s, now_s + max(FARTHEST_S, free_in_s))
         self._last_s = max(at_s, self._last_s)
         if self._buckets and at_s < self._buckets[-1][0] + _BUCKET_S:

@@ -39,6 +39,8 @@ PRIORITIES = {"high": HIGH, "normal": NORMAL, "low": LOW}
 # By how much later than it came a priority counts as having come.
 BEHIND_S = (0.0, 1.0, 2.0)
 _RESERVE = 8
+# What a row is taken to need before any has been computed; a full queue then is taken to drain within a second.
+_GUESS_S = 0.005
 # Whether work's caller was turned away before. Room that is kept for those who were is kept from NEW work only.
 NEW, RETURNING, UNKNOWN = 0, 1, 2
 
@@ -120,6 +122,8 @@ class Scheduler:
         self._open_rows = max_queue_rows
         self._promises = Promises()
         self._reserve = -(-max_queue_rows // _RESERVE)
+        # Enough stays open for a batch: who was told to come back may not.
+        self._most_kept = max_queue_rows - max(self._reserve, min(max_batch_size, max_queue_rows // 2))
         self.running = 0
         self._lines: dict[Hashable, _Line] = {}
         # Waiting rows by priority; those of NORMAL are the rest, so that ordinary work is not counted twice.
@@ -233,7 +237,7 @@ class Scheduler:
 
         `waiting` are those that wait, where the queue does not hold all of them.
         """
-        row_s = self._seconds_per_row / self.instances
+        row_s = (self._seconds_per_row or min(_GUESS_S, 1.0 / self.max_queue_rows)) / self.instances
         waiting = max(waiting, self.queued_rows)
         free_in_s = max(waiting * row_s, 0.001)
         after_s = self._promises.give(now_s, rows=rows, free_in_s=free_in_s, row_s=row_s)
@@ -242,7 +246,7 @@ class Scheduler:
 
     def _left_open(self) -> int:
         """What of the queue is not kept for those who were told to come back."""
-        return self.max_queue_rows - min(self._promises.kept, self.max_queue_rows - self._reserve)
+        return self.max_queue_rows - min(self._promises.kept, self._most_kept)
 
     def _check_room(self, work: Work, now_s: float) -> None:
         """Whether work that finds no open room has some by its priority or standing; else raises."""

@@ -433,7 +433,7 @@ def test_each_who_is_turned_away_has_a_time_of_its_own_at_the_rate_of_the_queue(
         with pytest.raises(Overloaded) as raised:
             scheduler.add(Work(rows=rows), 12.0)
         told.append(raised.value.retry_after_s)
-    assert told == pytest.approx([4.0, 4.5, 5.5])
+    assert told == pytest.approx([4.0, 4.55, 5.65])
 
 
 def test_room_is_kept_for_those_who_come_back_and_for_nobody_for_ever() -> None:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 
 from onward.errors import Cancelled, DeadlineExceeded, ExecutionError, OnwardError, TooLarge, Unavailable
+from onward.execute.invariance import row_lengths
 from onward.execute.onnx import cores
 from onward.execute.scheduler import NORMAL, UNKNOWN, Batch, Scheduler, Work
 from onward.pipeline import Pipeline
@@ -34,6 +35,7 @@ class Lane:
         manifest = pipeline.manifest
         self._pipeline = pipeline
         self._metrics = metrics
+        self._pad = manifest.batching.pad
         self._loop = asyncio.get_running_loop()
         self.inline = inline
         # Set before the first request, where it is to be traced who ran with whom.
@@ -201,6 +203,7 @@ class Lane:
                 arrays = self._pipeline.run(feeds, fetches)
                 _check_rows(fetches, arrays, batch.bucket)
                 outcome = Outputs(fetches, arrays, failed)
+                outcome.elements, outcome.padding = self._elements(works, feeds, batch.bucket)
             else:
                 outcome = Outputs(fetches, [], failed)
             outcome.prepare_s = prepare_s
@@ -210,6 +213,21 @@ class Lane:
             _log.exception("batch of %d rows failed", batch.rows)
             outcome = ExecutionError(type(error).__name__)
         return outcome, time.perf_counter() - started
+
+    def _elements(self, works: Sequence[Request], feeds: Mapping[str, Array], rows: int) -> tuple[int, int]:
+        """Of a batch of so many rows the positions that are requests', and those that fill up."""
+        used = sum(work.rows for work in works)
+        computed = rows
+        if self._pad:
+            longest = feeds[next(iter(self._pad))].shape[1]
+            computed = rows * longest
+            if used == len(works):
+                used = sum(work.length or longest for work in works)
+            else:  # the rows of one request may differ in length
+                used = int(row_lengths({name: feeds[name][:used] for name in self._pad}, self._pad).sum())
+        if self._pipeline.invariant is not None:
+            computed = self._pipeline.invariant.elements(feeds)
+        return used, max(computed - used, 0)
 
     def _run_instance(self) -> None:
         """The life of an instance's thread. What waits is taken here: the loop may be long in coming to it."""
@@ -254,6 +272,12 @@ class Lane:
         metrics.ran(batch.rows, run_s)
         metrics.queue_s.observe(batch.started_s - works[0].arrived_s)
         metrics.rows += batch.rows
+        metrics.elements += outcome.elements
+        metrics.padding += outcome.padding
+        if not self.inline:  # on the loop nobody can leave meanwhile
+            unwanted = sum(work.rows for work in works if not work.is_wanted())
+            if unwanted:
+                metrics.wasted_s += run_s * unwanted / batch.rows
         start = 0
         answered_s = []
         for work in works:

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 import onward
 from onward.flow import STAGES_MS
-from onward.package.records import Catalogue, Labels, Named
+from onward.package.records import Catalogue, Entities, Labels, Named
 from onward.runners.serve.lines import MEDIA_TYPE
 from onward.runners.serve.models import AnyServed
 from onward.runners.serve.openai import described as openai
@@ -32,6 +32,11 @@ _ERROR = {"$ref": "#/components/schemas/Error"}
 _TIMEOUT = {
     "name": "x-onward-timeout-ms", "in": "header", "schema": {"type": "number", "exclusiveMinimum": 0},
     "description": "How long an answer is of use; at most the package's own deadline.",
+}  # fmt: skip
+_PRIORITY = {
+    "name": "x-onward-priority", "in": "header",
+    "schema": {"type": "string", "enum": ["high", "normal", "low"], "default": "normal"},
+    "description": "Which of the waiting requests go first.",
 }  # fmt: skip
 _TENANT = {
     "name": "x-onward-tenant", "in": "header",
@@ -66,14 +71,14 @@ def document(served: Iterable[AnyServed], newest: Iterable[AnyServed]) -> Schema
 def _operation(model: AnyServed, version: str) -> Schema:
     package = model.pipeline.manifest.package
     decides, talks = model.decider is not None, model.pipeline.dialogue is not None
-    parameters: list[Schema] = [_TIMEOUT]
+    parameters: list[Schema] = [_TIMEOUT, _PRIORITY]
     on_request = [field.name for field in model.signature.outputs if field.on_request]
     if on_request:
         parameters.append(_asked_for(on_request))
     errors = dict(_ERRORS)
     if isinstance(model, StagedModel):
         names = [*on_request, STAGES_MS]
-        parameters = [_TIMEOUT, _asked_for(names), *((_TENANT, _IDEMPOTENCY_KEY) if model.decides else ())]
+        parameters = [_TIMEOUT, _PRIORITY, _asked_for(names), *((_TENANT, _IDEMPOTENCY_KEY) if model.decides else ())]
     if decides:
         parameters += [_TENANT, _IDEMPOTENCY_KEY]
         errors["422"] = "The idempotency key was used for another request."
@@ -187,6 +192,11 @@ def _outputs(model: AnyServed) -> Schema:
         elif isinstance(step, Catalogue):
             hidden |= set(step.tensors)
             shown[step.output] = {"type": "array", "maxItems": step.top_k, "items": _record(step)}
+        elif isinstance(step, Entities):
+            hidden.add(step.scores)
+            entity: Schema = {name: {"type": "string"} for name in ("label", "text")}
+            entity |= {"score": {"type": "number"}, "start": {"type": "integer"}, "end": {"type": "integer"}}
+            shown[step.output] = {"type": "array", "items": _object(entity, list(entity))}
         elif isinstance(step, Named):
             hidden.add(step.input)
             shown[step.input] = _object({name: {"type": "number"} for name in step.names}, [])
@@ -240,7 +250,7 @@ def _fixed() -> Schema:
     }  # fmt: skip
     infer = _fixed_operation(
         "Inference of the Open Inference Protocol V2: tensors in, tensors out, no decision.", name, _TIMEOUT,
-        errors=tuple(_ERRORS),
+        _PRIORITY, errors=tuple(_ERRORS),
     )  # fmt: skip
     infer["requestBody"] = {"required": True, "content": {"application/json": {}, "application/octet-stream": {}}}
     event = _object(

@@ -34,10 +34,11 @@ NO_FAILURES: Mapping[Any, Exception] = MappingProxyType({})
 class Outputs:
     """The outputs of one batch: arrays, and as nested lists made once for all requests that answer in JSON.
 
-    `failed` names the requests that could not be prepared: they have no rows here.
+    `failed` names the requests that could not be prepared: they have no rows here. `elements` are the positions
+    (rows, where shapes are fixed) of requests that were computed, `padding` those that only filled up.
     """
 
-    __slots__ = ("_lists", "arrays", "failed", "finished_s", "names", "prepare_s")
+    __slots__ = ("_lists", "arrays", "elements", "failed", "finished_s", "names", "padding", "prepare_s")
 
     def __init__(
         self, names: tuple[str, ...], arrays: list[Array], failed: Mapping[Request, Exception] = NO_FAILURES
@@ -46,6 +47,7 @@ class Outputs:
         self.arrays = arrays
         self.failed = failed
         self.finished_s = time.monotonic()
+        self.elements = self.padding = 0
         self.prepare_s = 0.0  # where the batch's requests were prepared on the instance's thread
         self._lists: list[list[Any] | None] = [None] * len(arrays)
 

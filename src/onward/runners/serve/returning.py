@@ -6,7 +6,7 @@ its old one.
 
 from __future__ import annotations
 
-from collections import deque
+from heapq import heappop, heappush
 
 from onward.execute.promises import LATE_S
 
@@ -20,7 +20,7 @@ class Returning:
     """The times at which clients that closed their connections may come back, by address."""
 
     def __init__(self) -> None:
-        self._times: dict[str, deque[float]] = {}
+        self._times: dict[str, list[float]] = {}
 
     def left(self, address: str, at_s: float) -> None:
         """A connection was closed whose client may come back at `at_s`."""
@@ -28,8 +28,9 @@ class Returning:
         if times is None:
             if len(self._times) >= _MOST_ADDRESSES:
                 del self._times[next(iter(self._times))]
-            times = self._times[address] = deque(maxlen=_MOST_OF_ONE)
-        times.append(at_s)
+            times = self._times[address] = []
+        if len(times) < _MOST_OF_ONE:
+            heappush(times, at_s)
 
     def came(self, address: str, now_s: float) -> float | None:
         """A connection was made: the time of the client that it is likely to be, if that has come."""
@@ -39,11 +40,11 @@ class Returning:
         if times is None:
             return None
         while times and times[0] + LATE_S < now_s:
-            times.popleft()
+            heappop(times)
         if not times:
             del self._times[address]
             return None
-        return times.popleft() if times[0] <= now_s + EARLY_S else None
+        return heappop(times) if times[0] <= now_s + EARLY_S else None
 
 
 RETURNING = Returning()

@@ -23,7 +23,7 @@ from onward.errors import (
     WrongShape,
 )
 from onward.execute.batch import Column, collate
-from onward.execute.scheduler import NEW, UNKNOWN
+from onward.execute.scheduler import NEW, NORMAL, UNKNOWN
 from onward.pipeline import Pipeline
 from onward.prepare.tabular import TablePreparation
 from onward.runners.serve import plain
@@ -185,7 +185,12 @@ class ServedModel:
     def answers(self, call: plain.Call, outputs: Outputs, start: int, rows: int) -> list[dict[str, Any]]:
         """What the model says of each item of a plain request, as JSON can hold it."""
         slices = (outputs.slice(start + index, 1) for index in range(rows))
-        return [plain.readable(self._result(tensors, call.outputs)) for tensors in slices]
+        # There are none where the body became a row at once.
+        items: Sequence[Item | None] = call.items or [None] * rows
+        return [
+            plain.readable(self._result(tensors, call.outputs, item))
+            for tensors, item in zip(slices, items, strict=True)
+        ]
 
     def answer_body(self, call: plain.Call, outputs: Outputs, start: int, rows: int, request_id: bytes) -> bytes:
         """The answers of one plain request as JSON."""
@@ -195,7 +200,7 @@ class ServedModel:
 
     async def answer(
         self, items: Sequence[Item], outputs: Sequence[str] = (), *, deadline_s: float = math.inf,
-        request_id: bytes = b"",
+        request_id: bytes = b"", priority: int = NORMAL,
     ) -> list[Result]:  # fmt: skip
         """Answer items from a coroutine (the ASGI routes), through the same queue, by `deadline_s` at the latest."""
         fetches = self.pipeline.fetches(outputs)
@@ -206,21 +211,21 @@ class ServedModel:
         if self._prepare_inline and len(items) == 1 and size <= _PREPARE_INLINE_BYTES:
             columns, length = self._prepare_columns(items)
         else:
-            self.lane.admit(len(items), size)
+            self.lane.admit(len(items), size, priority=priority)
             try:
                 columns, length = await loop.run_in_executor(self._pool, self._prepare_in_time, items, deadline_s, None)
             finally:
                 self.lane.admit(-len(items), -size)
         key, length = self._key(columns, fetches, length)
-        work = Waiting(columns, fetches, len(items), length, key, deadline_s)
+        work = Waiting(columns, fetches, len(items), length, key, deadline_s, priority)
         work.request_id = request_id
         tensors = await answer(self.lane, work, arrived_s)
         slices = ({name: rows[index : index + 1] for name, rows in tensors.items()} for index in range(len(items)))
-        return [self._result(rows, outputs) for rows in slices]
+        return [self._result(rows, outputs, item) for rows, item in zip(slices, items, strict=True)]
 
-    def _result(self, tensors: Mapping[str, Array], outputs: Sequence[str]) -> Result:
+    def _result(self, tensors: Mapping[str, Array], outputs: Sequence[str], item: Item | None) -> Result:
         """What the model says of one item; what is decided on it is the decider's."""
-        answer = self.pipeline.generate(tensors, frozenset(outputs))
+        answer = self.pipeline.generate(tensors, frozenset(outputs), item)
         return Result(answer=answer, tensors=tensors, package=self.id)
 
     # --- Both ---

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import msgspec
 
 from onward.errors import ExecutionError, OnwardError
+from onward.execute.scheduler import HIGH, LOW, NORMAL
 from onward.runners.serve.caller import Caller
 from onward.runners.serve.exchange import Exchange, Headers, Route
 from onward.runners.serve.served import ServedModel
@@ -69,6 +70,7 @@ class Asked:
     request_id: bytes
     deadline_s: float
     caller: Caller
+    priority: int = NORMAL
 
     def at(self, stage: str) -> Asked:
         """The same for one stage: an idempotency key stands for one request of one model."""
@@ -84,6 +86,8 @@ class Asked:
         """What the request of a model would have brought."""
         left_ms = max((self.deadline_s - time.monotonic()) * 1e3, 1e-3)
         headers = {b"x-onward-tenant": self.caller.tenant.encode(), b"x-onward-timeout-ms": b"%f" % left_ms}
+        if self.priority != NORMAL:
+            headers[b"x-onward-priority"] = {HIGH: b"high", LOW: b"low"}[self.priority]
         if self.caller.idempotency_key:
             headers[b"idempotency-key"] = self.caller.idempotency_key.encode()
         return headers
@@ -102,7 +106,8 @@ async def ask(served: AnyServed, item: Item, outputs: Sequence[str], asked: Aske
         raise ExecutionError("the stream ended without an answer")
     if served.decider is not None or served.entities is not None:
         return await _decided(served, item, outputs, asked)
-    return (await served.answer([item], outputs, deadline_s=asked.deadline_s))[0].answer
+    results = await served.answer([item], outputs, deadline_s=asked.deadline_s, priority=asked.priority)
+    return results[0].answer
 
 
 async def events(served: AnyServed, item: Item, asked: Asked) -> AsyncGenerator[Event, None]:

@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from onward.errors import Cancelled, DeadlineExceeded, InputError, OnwardError, Overloaded, Unavailable, UsageError
+from onward.execute.scheduler import NORMAL
 from onward.flow import STAGES_MS, Flow, signature_of_stages, spoken_ms
 from onward.generate.answer import readable
 from onward.package.package import Package
 from onward.package.stages import fields_of, pin_of, read_pins
 from onward.runners.serve import plain
 from onward.runners.serve.caller import Caller, caller_of
-from onward.runners.serve.exchange import Exchange, timeout_s
+from onward.runners.serve.exchange import Exchange, priority_of, timeout_s
 from onward.runners.serve.sent_events import is_asked_for
 from onward.runners.serve.served import ServedModel
 from onward.runners.serve.stage_call import Asked, ask, events
@@ -167,9 +168,11 @@ class StagedModel:
         """On whose behalf the stages are asked for this request, and until when. Raises `MalformedBody`."""
         given = exchange.headers.get(b"x-onward-timeout-ms")
         within_s = self._deadline_s if given is None else timeout_s(given, self._deadline_s)
+        urgency = exchange.headers.get(b"x-onward-priority")
         return Asked(
-            request_id=exchange.request_id, deadline_s=exchange.arrived_s + within_s, caller=caller_of(exchange.headers)
-        )
+            request_id=exchange.request_id, deadline_s=exchange.arrived_s + within_s,
+            caller=caller_of(exchange.headers), priority=NORMAL if urgency is None else priority_of(urgency),
+        )  # fmt: skip
 
     async def _respond(self, exchange: Exchange, call: plain.Call, asked: Asked) -> None:
         try:

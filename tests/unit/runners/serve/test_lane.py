@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,13 @@ import pytest
 from onward.errors import Cancelled, CorruptMedia, DeadlineExceeded, ExecutionError, Overloaded, TooLarge, Unavailable
 from onward.execute.batch import Column, collate
 from onward.package.manifest import parse_manifest
+from onward.pipeline import Pipeline
 from onward.runners.serve.lane import Lane, answer
 from onward.runners.serve.request import Unprepared, Waiting
 from onward.telemetry import ModelMetrics
 from onward.testing import ScaleBackend
 from onward.types import Array
+from tests.packages import padded_package
 
 MANIFEST = """format = 1
 [package]
@@ -49,6 +52,7 @@ class ScalePipeline:
         self, *, delay_s: float = 0.0, fails: Callable[[Array], bool] | None = None, instances: int = 1
     ) -> None:
         self.manifest = parse_manifest(MANIFEST.format(instances=instances))
+        self.invariant = None
         self.batch_rows = self.manifest.batching.max_batch_size
         self.backend = ScaleBackend(scale=2.0, shape=(1,), delay_s=delay_s, fails=fails)
 
@@ -350,3 +354,46 @@ async def test_requests_are_prepared_beside_instances_that_leave_cores_free(monk
     assert not lane_of(ScalePipeline(instances=3), inline=False)[0].prepares
     assert lane_of(ScalePipeline(instances=4), inline=False)[0].prepares
     assert not lane_of(ScalePipeline(instances=4), inline=True)[0].prepares
+
+
+async def test_time_spent_for_those_who_left_meanwhile_is_counted_and_what_waits_is_not_run() -> None:
+    pipeline = ScalePipeline(delay_s=0.2)
+    lane, metrics = lane_of(pipeline, inline=False)
+    tasks = [asyncio.create_task(ask(lane, float(number))) for number in range(2)]
+    await asyncio.sleep(0.05)
+    tasks += [asyncio.create_task(ask(lane, float(number))) for number in range(20)]
+    await asyncio.sleep(0.05)
+    for task in tasks[1:]:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await lane.drain()
+    assert pipeline.backend.rows == 2 and metrics.shed == {"cancelled": 20}
+    assert 0.08 < metrics.wasted_s < 0.15, "half of a batch of two"
+
+
+@both
+async def test_rows_that_only_fill_up_are_counted_apart(inline: bool) -> None:
+    lane, metrics = lane_of(ScalePipeline(), inline=inline)
+    lane.scheduler.row_buckets = (4, 8)
+    await asyncio.gather(*(ask(lane, 1.0) for _ in range(5)), ask(lane, *([1.0] * 6)))
+    assert metrics.elements == 11 and metrics.padding == 5
+    await lane.drain()
+
+
+async def test_positions_that_only_fill_shorter_rows_up_are_counted(tmp_path: Path) -> None:
+    with Pipeline.open(padded_package(tmp_path / "padded")) as pipeline:
+        metrics = ModelMetrics("padded", "1.0.0")
+        lane = Lane(pipeline, metrics, inline=False)
+
+        def row(*lengths: int) -> Waiting:
+            ids = np.zeros((len(lengths), max(lengths)), np.int64)
+            for place, length in enumerate(lengths):
+                ids[place, :length] = 1
+            return Waiting({"ids": ids}, ("total",), len(lengths), max(lengths), None, time.monotonic() + 30)
+
+        found = await asyncio.gather(*(answer(lane, row(length)) for length in (5, 3, 8)))
+        assert [one["total"].tolist() for one in found] == [[5], [3], [8]]
+        assert (metrics.elements, metrics.padding) == (16, 8)
+        await answer(lane, row(2, 6))
+        assert (metrics.elements, metrics.padding) == (16 + 8, 8 + 4)
+        await lane.drain()

@@ -14,6 +14,7 @@ from hypothesis.extra import numpy as hnp
 from tritonclient.http import InferenceServerClient, InferInput, InferRequestedOutput, InferResult
 
 from onward.errors import InputError, MalformedBody, OnwardError, TooLarge, UnknownOutput, WrongDatatype, WrongShape
+from onward.execute.scheduler import HIGH, LOW, NORMAL
 from onward.runners.serve.oip import InferDecoder, InferRequest, field_specs
 from onward.runners.serve.oip_answer import InferEncoder
 from onward.types import NUMPY_OF_DATATYPE, Array, Field, TensorSpec
@@ -149,6 +150,28 @@ def test_fields_of_the_item_are_taken_where_tensors_are_not_named() -> None:
     request = decoder.decode(json.dumps(body).encode())
     assert request.of_fields and request.rows == 2
     assert np.array(request.columns["name"], object).tolist() == [b"a", b"b"]
+
+
+@pytest.mark.parametrize(
+    ("value", "wanted"),
+    [("high", HIGH), ("normal", NORMAL), ("low", LOW), (1, HIGH), (2, NORMAL), (3, LOW), (0, None), (None, None)],
+)
+def test_a_priority_has_a_name_or_tritons_number(value: Any, wanted: int | None) -> None:
+    tensor = {"name": "x", "shape": [1, 3], "datatype": "FP32"}
+    body = {"inputs": [tensor | {"data": [1, 2, 3]}], "parameters": {"priority": value}}
+    assert decoder_of(spec("FP32")).decode(json.dumps(body).encode()).priority == wanted
+    decoder = decoder_of(spec("FP32"))
+    binary = {"inputs": [tensor | {"parameters": {"binary_data_size": 12}}], "parameters": {"priority": value}}
+    head = json.dumps(binary).encode()
+    for _ in range(2):  # the second time the layout is known
+        assert decoder.decode(head + bytes(12), len(head)).priority == wanted
+
+
+@pytest.mark.parametrize("value", ["urgent", "", 4, -1, True, False, 1.0, [1], {}, 10**30])
+def test_another_priority_is_refused(value: Any) -> None:
+    tensor = {"name": "x", "shape": [1, 3], "datatype": "FP32", "data": [1, 2, 3]}
+    with pytest.raises(MalformedBody, match=r"parameters\.priority"):
+        decoder_of(spec("FP32")).decode(json.dumps({"inputs": [tensor], "parameters": {"priority": value}}).encode())
 
 
 def test_outputs_are_binary_by_name_or_all_together() -> None:

@@ -16,9 +16,11 @@ from typing import Any, cast
 import pytest
 
 from onward.errors import DeadlineExceeded, InputError, Unavailable
+from onward.execute.scheduler import HIGH, LOW, NORMAL
 from onward.flow import STAGES_MS
 from onward.package.repository import Repository
 from onward.runners.serve.exchange import Exchange, Headers, Route
+from onward.runners.serve.lane import Lane
 from onward.runners.serve.models import AnyServed, Models
 from onward.runners.serve.staged import StagedModel
 from onward.testing import EchoBackend, tiny_package
@@ -133,6 +135,29 @@ async def test_one_deadline_goes_through_all_stages(tmp_path: Path, pool: Thread
         one = staged(models)
         late = one.anyone()
         await one.answer([{"x": [0.0]}], asked=type(late)(request_id=b"r", deadline_s=0.0, caller=late.caller))
+    await models.close()
+
+
+async def test_one_priority_goes_through_all_stages(
+    tmp_path: Path, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    staged_packages(tmp_path)
+    models = await scanned(tmp_path, pool)
+    seen: list[int] = []
+    submit = Lane.submit
+
+    def spy(lane: Lane, request: Any, now_s: float) -> None:
+        seen.append(request.priority)
+        submit(lane, request, now_s)
+
+    monkeypatch.setattr(Lane, "submit", spy)
+    for value, wanted in ((b"high", HIGH), (b"LOW", LOW), (None, NORMAL)):
+        headers = {} if value is None else {b"x-onward-priority": value}
+        status, _, _ = await asked(models, {"x": X, "way": "long"}, headers)
+        assert status == 200 and seen == [wanted, wanted]
+        seen.clear()
+    status, body, _ = await asked(models, {"x": X}, {b"x-onward-priority": b"urgent"})
+    assert status == 400 and body["field"] == "x-onward-priority"
     await models.close()
 
 

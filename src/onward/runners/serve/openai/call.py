@@ -14,8 +14,9 @@ from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 from onward.errors import OnwardError
+from onward.execute.scheduler import NORMAL
 from onward.runners.serve.body import read_body
-from onward.runners.serve.exchange import new_request_id, timeout_s
+from onward.runners.serve.exchange import new_request_id, priority_of, timeout_s
 from onward.runners.serve.openai.errors import tell
 
 _JSON = b"application/json"
@@ -42,6 +43,11 @@ class Call:
         """When the answer is of no use any more, on the monotonic clock: as the caller says, within the package's."""
         value = self.request.headers.get("x-onward-timeout-ms")
         return self.arrived_s + (limit_s if value is None else timeout_s(value.encode("latin-1"), limit_s))
+
+    def priority(self) -> int:
+        """Which of the waiting requests it goes before. Raises `MalformedBody`."""
+        value = self.request.headers.get("x-onward-priority")
+        return NORMAL if value is None else priority_of(value.encode("latin-1"))
 
     async def respond(
         self, body: bytes, content_type: bytes = _JSON, *, status: int = 200, headers: Mapping[str, str] | None = None

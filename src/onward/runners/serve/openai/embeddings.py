@@ -39,7 +39,7 @@ async def embeddings(call: Call, serving: Serving) -> None:
         raise Refused(f"dimensions: model {request.model!r} has {size}", param="dimensions")
     deadline_s = call.deadline_s(served.pipeline.manifest.limits.deadline_ms / 1000)
     async with call.attended():
-        vectors, tokens = await _embed(served, texts, deadline_s, call.request_id.encode())
+        vectors, tokens = await _embed(served, texts, deadline_s, call.request_id.encode(), call.priority())
         body = _body(vectors, request, tokens)
         await call.respond(body)
 
@@ -60,7 +60,7 @@ def _texts(given: str | list[Any]) -> list[str]:
 
 
 async def _embed(
-    served: ServedModel, texts: Sequence[str], deadline_s: float, request_id: bytes
+    served: ServedModel, texts: Sequence[str], deadline_s: float, request_id: bytes, priority: int
 ) -> tuple[npt.NDArray[np.float32], int]:
     """The texts' vectors, (texts, size), and how many tokens they were."""
     manifest = served.pipeline.manifest
@@ -75,7 +75,7 @@ async def _embed(
         async with turn:
             try:
                 items = [{field: texts[at]} for at in chunk]
-                results = await served.answer(items, deadline_s=deadline_s, request_id=request_id)
+                results = await served.answer(items, deadline_s=deadline_s, request_id=request_id, priority=priority)
             except InputError as error:
                 raise _in_request(error, chunk, len(texts)) from None
         for at, result in zip(chunk, results, strict=True):
