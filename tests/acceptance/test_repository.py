@@ -156,3 +156,23 @@ def test_the_statistics_are_those_of_what_was_asked(server: Server, admin: Any, 
     with pytest.raises(InferenceServerException, match="no such model"):
         client.get_inference_statistics("nobody")
     client.close()
+
+
+def test_several_workers_are_one_repository_with_the_sums_of_their_statistics(root: Path) -> None:
+    with serving(root, "--workers", "2") as server:
+        admin = triton.InferenceServerClient(server.admin_url.removeprefix("http://"))
+        for _ in range(30):  # each on a connection of its own: both workers get some
+            ask(server, "tiny")
+        (told,) = admin.get_inference_statistics("tiny")["model_stats"]
+        assert told["inference_count"] == told["inference_stats"]["success"]["count"] == 30
+        assert index(admin) == [("other", "1.0.0", "READY"), ("tiny", "1.0.0", "READY")]
+        admin.unload_model("tiny")
+        for _ in range(10):
+            with pytest.raises(InferenceServerException, match="no such model"):
+                ask(server, "tiny")
+        admin.load_model("tiny")
+        for _ in range(10):
+            assert ask(server, "tiny").tolist() == [[3, 3, 3]]
+        with pytest.raises(InferenceServerException, match="no such model"):
+            admin.get_inference_statistics("nobody")
+        admin.close()

@@ -6,6 +6,7 @@ What concerns all is asked of all, or told to all; the rest (the store's approva
 from __future__ import annotations
 
 import time
+from http import HTTPStatus
 from typing import Any
 
 import msgspec
@@ -20,6 +21,7 @@ from starlette.routing import Route
 from onward.errors import OnwardError, Unavailable
 from onward.runners.serve.admin import OnlyHere
 from onward.runners.serve.app import on_http_error, on_onward_error
+from onward.runners.serve.statistics import added
 from onward.runners.serve.workers.asking import ask_of, response_of
 from onward.runners.serve.workers.crew import Crew, Member
 from onward.runners.serve.workers.frames import Ask, Told
@@ -27,7 +29,8 @@ from onward.runners.serve.workers.rollout import Rollout
 from onward.runners.serve.workers.totals import Totals
 
 _ANSWER_S = 30.0
-_NOT_FOUND = 404
+_OK, _NOT_FOUND = 200, 404
+_STATISTICS = ("/v2/models/stats", "/v2/models/{name}/stats", "/v2/models/{name}/versions/{version}/stats")
 _WAITING = ("queued_rows", "queued_tokens", "running")
 
 
@@ -64,15 +67,13 @@ class WorkersAdmin:
                     known[name] += version[name]
         return JSONResponse({"ready": self._crew.ready, "models": list(merged.values())})
 
-    async def load(self, request: Request) -> Response:
-        """Serve a model (again), in every worker."""
-        await self._rollout.load(self._crew, request.path_params["name"])
-        return JSONResponse({})
+    async def command(self, request: Request) -> Response:
+        """Load or unload a model, in every worker."""
+        return response_of(await self._rollout.command(self._crew, await ask_of(request)))
 
-    async def unload(self, request: Request) -> Response:
-        """Serve a model no longer, in any worker."""
-        await self._rollout.unload(self._crew, request.path_params["name"])
-        return JSONResponse({})
+    async def statistics(self, request: Request) -> Response:
+        """V2 statistics, the sum over all workers there are now."""
+        return response_of(await asked_of_all(self._crew, await ask_of(request)))
 
     async def whoever_knows(self, request: Request) -> Response:
         """What one worker knows and the others do not."""
@@ -80,7 +81,7 @@ class WorkersAdmin:
         answers = [told for _, told in await self._crew.ask_all(ask, timeout_s=_ANSWER_S) if isinstance(told, Told)]
         if not answers:
             raise Unavailable("no worker can be asked yet")
-        return response_of(next((told for told in answers if told.status != _NOT_FOUND), answers[0]))
+        return response_of(next((told for told in answers if told.status != HTTPStatus.NOT_FOUND), answers[0]))
 
     async def any(self, request: Request) -> Response:
         """What every worker would answer alike. One that dies of it is not asked again: it may have been done."""
@@ -94,6 +95,18 @@ class WorkersAdmin:
         told = await self._crew.ask(member, ask, timeout_s=_ANSWER_S)
         assert isinstance(told, Told)
         return told
+
+
+async def asked_of_all(crew: Crew, ask: Ask) -> Told:
+    """The statistics of all workers as one. Raises `Unavailable`."""
+    answers = [told for _, told in await crew.ask_all(ask, timeout_s=_ANSWER_S) if isinstance(told, Told)]
+    if not answers:
+        raise Unavailable("no worker can be asked yet")
+    good = [told for told in answers if told.status == HTTPStatus.OK]
+    if not good:
+        return answers[0]
+    body = msgspec.json.encode(added(msgspec.json.decode(told.body) for told in good))
+    return Told(status=HTTPStatus.OK, headers=good[0].headers, body=body)
 
 
 def _worker(member: Member) -> dict[str, Any]:
@@ -124,9 +137,13 @@ def make_workers_admin(crew: Crew, rollout: Rollout, totals: Totals) -> Starlett
             Route("/metrics", on.metrics, methods=["GET"]),
             Route("/admin/workers", on.workers, methods=["GET"]),
             Route("/admin/models", on.models, methods=["GET"]),
-            Route("/v2/repository/models/{name}/load", on.load, methods=["POST"]),
-            Route("/v2/repository/models/{name}/unload", on.unload, methods=["POST"]),
+            Route("/v2/repository/models/{name}/load", on.command, methods=["POST"]),
+            Route("/v2/repository/models/{name}/unload", on.command, methods=["POST"]),
+            *(Route(path, on.statistics, methods=["GET"]) for path in _STATISTICS),
             Route("/admin/requests/{id}", on.whoever_knows, methods=["GET"]),
+            Route("/v2/models/stats", on.statistics, methods=["GET"]),
+            Route("/v2/models/{name}/stats", on.statistics, methods=["GET"]),
+            Route("/v2/models/{name}/versions/{version}/stats", on.statistics, methods=["GET"]),
             Route("/{path:path}", on.any, methods=everything),
         ],
         middleware=[Middleware(OnlyHere)],
