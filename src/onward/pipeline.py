@@ -163,7 +163,7 @@ class Pipeline:
         self, item: Item, tensors: Mapping[str, Array], outputs: Sequence[str] = (), profile: Profile | None = None
     ) -> Result:
         """Generate the answer of one item from its output rows, and decide where there is a policy."""
-        answer = self.generate(tensors, frozenset(outputs))
+        answer = self.generate(tensors, frozenset(outputs), item)
         result = Result(answer=answer, tensors=tensors, package=self.package.id)
         if self.policy is not None:
             facts = Facts(answer=answer, input=item, profile=self.profile(item, profile), now_s=time.time())

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from onward.package.records import Catalogue, Labels, Manifest, Named
+from onward.package.records import Catalogue, Entities, Labels, Manifest, Named
 from onward.types import Field, Signature
 
 MAX_TEXT = 16_384
@@ -113,6 +113,10 @@ def _of_answer(manifest: Manifest, outputs: Iterable[Field]) -> list[Variable]:
                     found[name] = Variable(root="result", keys=(name,), type=kind)
         elif isinstance(step, Catalogue):
             hidden |= set(step.tensors)
+            records = ValueType("list", ValueType("map", ANY))
+            found[step.output] = Variable(root="result", keys=(step.output,), type=records)
+        elif isinstance(step, Entities):
+            hidden.add(step.scores)
             records = ValueType("list", ValueType("map", ANY))
             found[step.output] = Variable(root="result", keys=(step.output,), type=records)
     for field in by_name.values():

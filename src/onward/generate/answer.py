@@ -15,10 +15,11 @@ import numpy as np
 
 from onward.errors import ExecutionError, PackageError
 from onward.generate.catalogue import CatalogueReading
+from onward.generate.entities import EntityReading
 from onward.package.manifest import Catalogue, GenerateGraph, Labels, Manifest, Named
-from onward.package.records import JsonText
+from onward.package.records import Entities, JsonText
 from onward.package.signature import read_labels
-from onward.types import Array, Blob, Decision, Result
+from onward.types import Array, Blob, Decision, Item, Result
 
 
 class Generation:
@@ -30,6 +31,7 @@ class Generation:
         self._labels: dict[str, tuple[Labels, tuple[str, ...]]] = {}
         self._named: dict[str, Named] = {}
         self._catalogues: dict[str, CatalogueReading] = {}
+        self._entities: dict[str, EntityReading] = {}
         self._json: set[str] = set()
         self._hidden: set[str] = set()
         for step in manifest.generate:
@@ -41,16 +43,27 @@ class Generation:
             elif isinstance(step, Catalogue):
                 self._catalogues[step.ids] = CatalogueReading(step, folder)
                 self._hidden |= set(step.tensors)
+            elif isinstance(step, Entities):
+                self._entities[step.scores] = EntityReading(step, manifest, folder)
+                self._hidden.add(step.scores)
             elif isinstance(step, JsonText) and step.input:
                 self._json.add(step.input)
             elif not isinstance(step, GenerateGraph):
                 raise PackageError(f"there is no generate step {type(step).__name__}")
 
-    def __call__(self, tensors: Mapping[str, Array], requested: frozenset[str] = frozenset()) -> dict[str, Any]:
-        """The answer from {output: (1, …)}; outputs that a label stands for appear only when requested."""
+    def __call__(
+        self, tensors: Mapping[str, Array], requested: frozenset[str] = frozenset(), item: Item | None = None
+    ) -> dict[str, Any]:
+        """The answer from {output: (1, …)}; outputs that a label stands for appear only when requested.
+
+        Entities are places in a text, so they need the `item`; without it they are left out.
+        """
         answer: dict[str, Any] = {}
         for name, tensor in tensors.items():
             row = tensor[0]
+            if name in self._entities and item is not None:
+                found, row = self._entities[name](row, item)
+                answer |= found
             if name in self._labels:
                 answer |= self._label(row, tensors, *self._labels[name])
             if name in self._catalogues:
@@ -96,6 +109,7 @@ class Generation:
                 wanted += [step.scores, step.indices]
         for catalogue in self._catalogues.values():
             wanted += catalogue.tensors
+        wanted += self._entities
         wanted += self._named.keys() - fields
         return tuple(name for name in dict.fromkeys(wanted) if name in self._tensors)
 

@@ -16,7 +16,16 @@ from onward.package.digest import LOCK_FILE, SIGNATURE_FILE, lock_of, lock_text,
 from onward.package.examples import read_examples
 from onward.package.manifest import load_manifest
 from onward.package.package import Package, check_contents, open_package
-from onward.package.records import Catalogue, GenerateGraph, JsonText, Labels, Manifest, PrepareGraph, Tokenize
+from onward.package.records import (
+    Catalogue,
+    Entities,
+    GenerateGraph,
+    JsonText,
+    Labels,
+    Manifest,
+    PrepareGraph,
+    Tokenize,
+)
 from onward.package.sections import suggestion
 from onward.package.signature import signature_of
 from onward.package.stages import DIALOGUE_FILE as DIALOGUE_FILE
@@ -107,7 +116,7 @@ def _named_files(manifest: Manifest) -> list[tuple[str, str]]:
     else:
         named.append(("execute.entry", f"{manifest.execute.entry.split(':')[0]}.py"))
     for index, generated in enumerate(manifest.generate):
-        if isinstance(generated, Labels | GenerateGraph | Catalogue | JsonText):
+        if isinstance(generated, Labels | GenerateGraph | Catalogue | Entities | JsonText):
             named.append((f"generate[{index}].file", generated.file))
     return named
 

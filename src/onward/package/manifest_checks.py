@@ -16,6 +16,7 @@ from onward.package.manifest_stages import check_stages
 from onward.package.records import (
     Catalogue,
     DecodeImage,
+    Entities,
     GenerateGraph,
     JsonText,
     Labels,
@@ -202,6 +203,11 @@ def _check_generate(manifest: Manifest, document: Document) -> None:
         elif isinstance(step, Catalogue) and bool(step.reason) is not bool(step.reasons):
             expected = "both or neither: the output that picks a text, and the texts"
             document.problem(f"{path}.reasons" if step.reason else f"{path}.reason", "missing", expected=expected)
+        elif isinstance(step, Entities):
+            tokenized = [one.input for one in manifest.prepare if isinstance(one, Tokenize)]
+            if step.input and step.input not in tokenized:
+                expected = "an input that a step `tokenize` takes"
+                document.problem(f"{path}.input", "not a text in tokens", expected=expected, found=f'"{step.input}"')
         elif isinstance(step, Prose):
             _check_prose(manifest, document, path, step)
         elif isinstance(step, JsonText):

@@ -8,6 +8,7 @@ from onward.package.records import (
     Catalogue,
     DecodeAudio,
     DecodeImage,
+    Entities,
     GenerateGraph,
     GenerateStep,
     JsonText,
@@ -25,7 +26,7 @@ from onward.package.sections import Document, Section, shown
 from onward.types import Field
 
 _PREPARE_STEPS = ("table", "tokenize", "decode_image", "decode_audio", "speech_windows", "prompt", "graph")
-_GENERATE_STEPS = ("graph", "labels", "named", "catalogue", "prose", "json")
+_GENERATE_STEPS = ("graph", "labels", "named", "catalogue", "entities", "prose", "json")
 
 
 def read_prepare(document: Document, inputs: tuple[Field, ...]) -> tuple[PrepareStep, ...]:
@@ -104,6 +105,8 @@ def read_generate(document: Document) -> tuple[GenerateStep, ...]:
             steps.append(Named(input=section.name("input", kind="the name of an output"), names=section.names("names")))
         elif kind == "catalogue":
             steps.append(_catalogue(section))
+        elif kind == "entities":
+            steps.append(_entities(section))
         elif kind == "prose":
             steps.append(_prose(section))
         elif kind == "json":
@@ -127,6 +130,17 @@ def _catalogue(section: Section) -> Catalogue:
         file=section.file("file", "catalogue.jsonl"),
         top_k=section.integer("top_k", 10, minimum=1, maximum=1 << 20),
         output=section.name("output", "items"),
+    )
+
+
+def _entities(section: Section) -> Entities:
+    ways = ("first", "mean", "max")
+    return Entities(
+        scores=section.name("scores", kind="the name of an output"),
+        input=section.name("input", kind="the name of an input"),
+        file=section.file("file", "labels.txt"),
+        aggregate=cast(Literal["first", "mean", "max"], section.text("aggregate", "first", choices=ways)),
+        output=section.name("output", "entities"),
     )
 
 

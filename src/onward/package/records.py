@@ -174,6 +174,22 @@ class Catalogue:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Entities:
+    """`step = "entities"`: what a model says of each token of the text `input` becomes the entities in it.
+
+    `scores` is [tokens, labels], the labels' names are in `file`: `B-PER`, `I-PER`, `O`. A word has the scores of its
+    first token, the mean of all, or those of the token that is surest of its label (`aggregate`).
+    """
+
+    step: ClassVar[str] = "entities"
+    scores: str
+    input: str
+    file: str = "labels.txt"
+    aggregate: Literal["first", "mean", "max"] = "first"
+    output: str = "entities"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Prose:
     """`step = "prose"`: the generated text must be a full paragraph, or it is generated again, `attempts` times in all.
 
@@ -207,7 +223,7 @@ class JsonText:
     when: str = ""
 
 
-GenerateStep: TypeAlias = GenerateGraph | Labels | Named | Catalogue | Prose | JsonText
+GenerateStep: TypeAlias = GenerateGraph | Labels | Named | Catalogue | Entities | Prose | JsonText
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

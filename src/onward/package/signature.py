@@ -9,7 +9,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from onward.errors import ManifestError
-from onward.package.records import Catalogue, DecodeImage, Labels, Manifest, Named, PrepareGraph, Table, Tokenize
+from onward.package.records import (
+    Catalogue,
+    DecodeImage,
+    Entities,
+    Labels,
+    Manifest,
+    Named,
+    PrepareGraph,
+    Table,
+    Tokenize,
+)
 from onward.package.sections import ManifestProblems, suggestion
 from onward.types import Signature, TensorSpec
 
@@ -213,6 +223,20 @@ class _Check:
                     self.problem(f"{key}.names", "not one name for each value", expected=expected, found=found)
             elif isinstance(step, Catalogue):
                 self._catalogue(key, step, specs)
+            elif isinstance(step, Entities):
+                self._entities(key, step, specs, folder)
+
+    def _entities(self, key: str, step: Entities, specs: Mapping[str, TensorSpec], folder: Path | None) -> None:
+        spec = specs.get(step.scores)
+        if spec is None:
+            found = f'"{step.scores}"{suggestion(step.scores, specs)}'
+            expected = f"one of {_listed(specs)}"
+            self.problem(f"{key}.scores", "the last graph has no such output", expected=expected, found=found)
+        elif len(spec.shape) != 3 or not spec.datatype.startswith("FP"):
+            expected = "floats of shape [batch, tokens, labels]"
+            self.problem(f"{key}.scores", "no scores of tokens", expected=expected, found=_shown(spec))
+        elif folder is not None:
+            self._label_count(f"{key}.file", spec, folder / step.file)
 
     def _catalogue(self, key: str, step: Catalogue, specs: Mapping[str, TensorSpec]) -> None:
         for name in ("ids", "scores", "because", "reason"):
@@ -233,16 +257,16 @@ class _Check:
         return spec
 
     def _label_count(self, key: str, scores: TensorSpec, file: Path) -> None:
-        if file.is_file() and scores.shape[1] != -1:
+        if file.is_file() and scores.shape[-1] != -1:
             count = len(read_labels(file))
-            if count != scores.shape[1]:
-                expected = f"{scores.shape[1]} labels, one a line, as many as scores"
+            if count != scores.shape[-1]:
+                expected = f"{scores.shape[-1]} labels, one a line, as many as scores"
                 self.problem(key, "not one label for each score", expected=expected, found=f"{count} in {file.name}")
 
 
 def _made_by_generate(manifest: Manifest) -> list[str]:
     labels = [step for step in manifest.generate if isinstance(step, Labels)]
-    catalogues = [step.output for step in manifest.generate if isinstance(step, Catalogue)]
+    catalogues = [step.output for step in manifest.generate if isinstance(step, Catalogue | Entities)]
     return [name for step in labels for name in (step.output, "score", "labels")] + catalogues
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from onward.errors import InputError, PackageError, WrongDatatype
 from onward.prepare.fields import shown, value_of
@@ -37,6 +37,14 @@ class TokenizePreparation:
 
     def __call__(self, item: Item) -> dict[str, Array]:
         """The text as {output: INT64 [1, length]}."""
+        encoding = self.encode(item)[1]
+        return {
+            output: np.array([getattr(encoding, column)], np.int64)
+            for output, column in zip(self._outputs, _COLUMNS, strict=False)
+        }
+
+    def encode(self, item: Item) -> tuple[str, Encoding]:
+        """The item's text and its tokens, with where in the text each stands."""
         text = value_of(self._field, item)
         if isinstance(text, bytes):
             try:
@@ -46,13 +54,9 @@ class TokenizePreparation:
         if not isinstance(text, str):
             raise WrongDatatype(where=self._field.name, expected="text", found=shown(text))
         try:
-            encoding = self._tokenizer.encode(text)
+            return text, self._tokenizer.encode(text)
         except TypeError:  # lone surrogates have no UTF-8 form
             expected = "valid Unicode text"
             raise WrongDatatype(where=self._field.name, expected=expected, found=ascii(text[:60])) from None
         except Exception as error:  # bare Exception, as for a word that a vocabulary without unknowns does not have
             raise InputError(f"the text cannot be tokenised: {error}", where=self._field.name) from None
-        return {
-            output: np.array([getattr(encoding, column)], np.int64)
-            for output, column in zip(self._outputs, _COLUMNS, strict=False)
-        }

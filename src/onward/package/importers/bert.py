@@ -60,10 +60,9 @@ def write_bert_encoder(
 def write_classifier(folder: Path, head: HeadConfig, *, opset: int = 17) -> onnx.ModelProto:
     """Write the classifier in `folder` as an ONNX model.
 
-    Inputs as of `write_bert_encoder`, without token types; for tokens also `spans`, INT64 [batch, sequence, 3], which
-    comes out again as it is, so that a step behind the graph knows where in its text a token stands.
-    Outputs: `probabilities` FP32 [batch, labels], and `logits` of the same shape; for tokens both are
-    [batch, sequence, labels], 0 in the places of padding. A regression's `prediction` is its logits.
+    Inputs as of `write_bert_encoder`, without token types. Outputs: `probabilities` FP32 [batch, labels], and `logits`
+    of the same shape; for tokens both are [batch, sequence, labels], 0 in the places of padding. A regression has
+    `prediction` for its probabilities, which is its logits.
     Raises UnsupportedModel for a folder the graph would not reproduce.
     """
     return _Encoder(folder, opset=opset).write_classifier(head)
@@ -130,13 +129,9 @@ class _Encoder:
         inputs = [tensor(name, np.int64, ["batch", "sequence"]) for name in names]
         shape: list[str | int] = ["batch", count]
         if head.task == "tokens":
-            graph.reserve("spans")
             shape = ["batch", "sequence", count]
-            inputs.append(tensor("spans", np.int64, ["batch", "sequence", 3]))
             self.token_scores(self.encoded(names), count)
             outputs = [tensor("probabilities", np.float32, shape), tensor("logits", np.float32, shape)]
-            graph.output("Identity", ["spans"], "token_spans")
-            outputs.append(tensor("token_spans", np.int64, ["batch", "sequence", 3]))
         else:
             scores = self.sentence_scores(self.encoded(names), count)
             graph.output("Identity", [scores], "logits")

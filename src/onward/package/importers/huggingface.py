@@ -8,7 +8,6 @@ from onward.package.importers.classifier import draft_of_classifier
 from onward.package.importers.draft import Draft
 from onward.package.importers.encoder import draft_of_encoder
 from onward.package.importers.encoderconfig import read_head
-from onward.package.importers.graph import UnsupportedModel
 from onward.package.importers.reference import Reference
 from onward.package.records import PackageInfo
 
@@ -25,6 +24,4 @@ def draft_of_folder(
     head = read_head(folder / CONFIG_FILE)
     if head.task == "encoder":
         return draft_of_encoder(folder, info, reference=reference, tolerance=tolerance)
-    if head.task == "tokens":
-        raise UnsupportedModel("a classifier of tokens", where="architectures", expected="one of sequences")
     return draft_of_classifier(folder, info, reference=reference, tolerance=tolerance)

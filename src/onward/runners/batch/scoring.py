@@ -22,7 +22,7 @@ from onward.runners.batch.columns import Columns
 from onward.runners.batch.matrix import MatrixPreparation
 from onward.runners.batch.records import Chunk, Reject
 from onward.streaming import StreamingPipeline
-from onward.types import Array, Prepared, Result
+from onward.types import Array, Item, Prepared, Result
 
 _INDEX = re.compile(r"^\[(\d+)\] ?")
 
@@ -150,17 +150,22 @@ class Scorer:
                         rows[place] = pipeline.execute([one], self._fetches)[0]
                     except OnwardError as error:
                         failed[place] = error
-        return self._answered(pipeline, chunk, rows, failed)
+        return self._answered(pipeline, chunk, items, rows, failed)
 
     def _answered(
-        self, pipeline: Pipeline, chunk: Chunk, rows: Mapping[int, list[Array]], failed: dict[int, OnwardError]
+        self,
+        pipeline: Pipeline,
+        chunk: Chunk,
+        items: Sequence[Item],
+        rows: Mapping[int, list[Array]],
+        failed: dict[int, OnwardError],
     ) -> Scored:
         answers = []
         good = []
         for place in sorted(rows):
             try:
                 tensors = dict(zip(self._fetches, rows[place], strict=True))
-                answers.append(pipeline.generate(tensors, frozenset(self._outputs)))
+                answers.append(pipeline.generate(tensors, frozenset(self._outputs), items[place]))
                 good.append(place)
             except OnwardError as error:
                 failed[place] = error

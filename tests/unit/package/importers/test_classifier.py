@@ -180,3 +180,59 @@ def test_what_the_graph_would_get_wrong_is_refused_by_its_key(
         pack(folder, tmp_path / "out")
     assert word in str(raised.value)
     assert not (tmp_path / "out").exists()
+
+
+BIO = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
+
+
+def token_reference(model: Family, folder: Path) -> dict[str, Any]:
+    """The original's logits of every token, text by text."""
+    cut = tokenizer()
+    cut.enable_truncation(read_config(folder / "config.json").longest)
+    ids = [cut.encode(text).ids for text in texts()]
+    logits = np.concatenate([model.logits(row) for row in ids]).astype(np.float32)
+    return {"texts": np.array(texts()), "logits": logits}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_each_familys_token_classifier_gives_what_numpy_computes_alone_and_nothing_for_padding(
+    family: str, tmp_path: Path
+) -> None:
+    model = Family(family, task="Token", labels=5)
+    folder = model.write(tmp_path / "model")
+    found = run(folder, SENTENCES, "logits", PADDING)
+    shares = run(folder, SENTENCES, "probabilities", PADDING)
+    for row, ids in enumerate(SENTENCES):
+        np.testing.assert_allclose(found[row, : len(ids)], model.logits(ids), rtol=0, atol=3e-5)
+        np.testing.assert_allclose(shares[row, : len(ids)], softmax(model.logits(ids)), atol=1e-5)
+        assert not found[row, len(ids) :].any() and not shares[row, len(ids) :].any()
+
+
+def test_a_token_classifier_answers_with_entities_whoever_shares_its_batch(tmp_path: Path) -> None:
+    model = Family("bert", task="Token", labels=5, id2label=dict(enumerate(BIO)))
+    model.weights["classifier.bias"][0] -= 20  # else this random model finds nothing
+    folder = model.write(tmp_path / "model")
+    package = pack(folder, tmp_path / "out", reference=token_reference(model, folder), run_package=run_package)
+    assert read_lock(package.folder).parity["compared"] is True
+    with Pipeline.open(package.folder) as pipeline:
+        assert pipeline.check_examples() == 5
+        alone = [pipeline(text, outputs=["probabilities"]).answer for text in texts()]
+        together = [result.answer for result in pipeline.batch(texts(), outputs=["probabilities"])]
+    assert any(answer["entities"] for answer in alone)
+    for text, one, other in zip(texts(), alone, together, strict=True):
+        assert len(one["probabilities"]) == len(other["probabilities"]) == min(len(tokenizer().encode(text)), POSITIONS)
+        assert [each["text"] for each in one["entities"]] == [each["text"] for each in other["entities"]]
+        for entity in one["entities"]:
+            assert text[entity["start"] : entity["end"]] == entity["text"]
+
+
+def test_a_reference_of_tokens_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    model = Family("roberta", task="Token", labels=5, id2label=dict(enumerate(BIO)))
+    folder = model.write(tmp_path / "model")
+    arrays = token_reference(model, folder)
+    with pytest.raises(UsageError, match="one row a token"):
+        pack(folder, tmp_path / "out", reference=arrays | {"logits": arrays["logits"][:-1]})
+    with pytest.raises(ParityError):
+        pack(folder, tmp_path / "out", reference=arrays | {"logits": arrays["logits"] + 1})
+    with pytest.raises(UsageError, match="whose tokens"):
+        pack(folder, tmp_path / "out", reference={"logits": arrays["logits"]})
