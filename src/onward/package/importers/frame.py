@@ -5,8 +5,8 @@ Takes a data frame (pandas or polars), a 2-D array or a list of rows; imports ne
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -17,8 +17,9 @@ from onward.types import Array, Field, Item
 MIN_ROWS = 3
 """Each package gets at least three golden examples, and they come from the sample."""
 
-Kind = Literal["number", "integer", "boolean", "category"]
-_DATATYPES: Mapping[Kind, str] = {"number": "FP32", "integer": "INT64", "boolean": "BOOL", "category": "BYTES"}
+Kind = Literal["number", "integer", "boolean", "category", "text"]
+_DATATYPES: Mapping[Kind, str] = {"number": "FP32", "integer": "INT64", "boolean": "BOOL", "category": "BYTES",
+                                     "text": "BYTES"}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +41,7 @@ class Column:
         return Field(
             name=self.name,
             datatype=_DATATYPES[self.kind],
+            content="text" if self.kind == "text" else "value",
             categories=self.categories,
             required=not self.has_missing,
         )
@@ -59,6 +61,15 @@ class Frame:
     columns: tuple[Column, ...]
     is_named: bool
 
+    @property
+    def table(self) -> tuple[Column, ...]:
+        """The columns of the matrix: all but texts."""
+        return tuple(column for column in self.columns if column.kind != "text")
+
+    def only(self, names: Collection[str]) -> Frame:
+        """The columns of these names alone."""
+        return replace(self, columns=tuple(column for column in self.columns if column.name in names))
+
     def fields(self) -> tuple[Field, ...]:
         """The columns as inputs of a manifest."""
         return tuple(column.field() for column in self.columns)
@@ -69,7 +80,7 @@ class Frame:
 
     def exact_matrix(self) -> Array:
         """The sample as it was given, FP64 [rows, columns]."""
-        return np.stack([column.numbers() for column in self.columns], axis=1)
+        return np.stack([column.numbers() for column in self.table], axis=1)
 
     def items(self) -> tuple[Item, ...]:
         """The rows as items; a missing value is left out."""
@@ -78,14 +89,23 @@ class Frame:
         return tuple({name: value for name, value in zip(names, row, strict=True) if value is not None} for row in rows)
 
 
-def frame_of(sample: Any, *, names: Sequence[str] = (), categories: Mapping[str, Sequence[Any]] | None = None) -> Frame:
+def frame_of(
+    sample: Any,
+    *,
+    names: Sequence[str] = (),
+    categories: Mapping[str, Sequence[Any]] | None = None,
+    texts: Sequence[str] = (),
+) -> Frame:
     """Read a sample.
 
     `names` name the columns of an array; `categories` are those a column was trained with, which a sample need not
-    show in full. Raises `UsageError` for what is not a table of at least three rows.
+    show in full; `texts` are columns of texts, or the one column that the sample is. Raises `UsageError` for what is
+    not a table of at least three rows.
     """
     is_named = hasattr(sample, "columns")
-    if is_named:
+    if texts and not is_named and np.ndim(np.asarray(sample, dtype=object)) == 1:
+        given, raw = list(texts), [np.asarray(sample, dtype=object)]
+    elif is_named:
         given = [str(name) for name in sample.columns]
         raw = [_raw(sample[name]) for name in sample.columns]
     else:
@@ -100,7 +120,10 @@ def frame_of(sample: Any, *, names: Sequence[str] = (), categories: Mapping[str,
         found = f"{len(raw[0]) if raw else 0} rows"
         raise UsageError("the sample is too small", expected=f"at least {MIN_ROWS} rows", found=found)
     known = categories or {}
-    columns = (_column(name, values, known.get(name)) for name, values in zip(given, raw, strict=True))
+    columns = (
+        _text(name, values) if name in texts else _column(name, values, known.get(name))
+        for name, values in zip(given, raw, strict=True)
+    )
     return Frame(columns=tuple(columns), is_named=is_named)
 
 
@@ -120,6 +143,16 @@ def _array(sample: Any) -> Array:
 def _raw(series: Any) -> Array:
     values = series.to_numpy() if hasattr(series, "to_numpy") else np.asarray(series)
     return np.asarray(values)
+
+
+def _text(name: str, values: Array) -> Column:
+    plain = values.tolist()
+    strange = sorted({type(value).__name__ for value in plain if not isinstance(value, str)})
+    if strange:
+        raise UsageError(
+            f'column "{name}" is not texts alone', expected="a text in every row", found=", ".join(strange)
+        )
+    return Column(name=name, kind="text", values=tuple(plain))
 
 
 def _column(name: str, values: Array, categories: Sequence[Any] | None) -> Column:

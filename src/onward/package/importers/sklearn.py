@@ -15,6 +15,7 @@ from onward.package.importers.frame import Frame, frame_of
 from onward.package.importers.scaling import Scaling, exact_scalers, has_decimals
 from onward.package.importers.tablegraph import GraphOutput, convert, round_thresholds_down, surround
 from onward.package.importers.tabular import MARGINS, PREDICTION, SCORES, Original, draft_of_table
+from onward.package.importers.texts import Texts, texts_of
 from onward.package.parity import compare_labels
 from onward.package.records import PackageInfo
 
@@ -30,10 +31,17 @@ def draft_of_sklearn(estimator: Any, info: PackageInfo, *, sample: Any, toleranc
     """
     need("skl2onnx", _PURPOSE)
     names = [str(name) for name in getattr(estimator, "feature_names_in_", ())]
-    frame = frame_of(sample, names=names, categories=_trained_categories(estimator))
+    texts = texts_of(estimator, sample)
+    frame = frame_of(
+        sample, names=names, categories=_trained_categories(estimator), texts=texts.columns if texts else ()
+    )
+    used = _used_columns(estimator)
+    frame = frame if used is None else frame.only(used)
     original = _original(estimator, sample)
-    texts = [column.kind == "category" for column in frame.columns]
-    if any(texts) and not all(texts) and not _takes_columns(estimator):
+    if texts:
+        return _draft_with_texts(estimator, info, frame, original, texts, tolerance)
+    kinds = [column.kind == "category" for column in frame.columns]
+    if any(kinds) and not all(kinds) and not _takes_columns(estimator):
         expected = "a pipeline that begins with a ColumnTransformer, or columns of numbers only"
         raise UsageError("the estimator takes text and numbers in one table", expected=expected)
     conversions: list[Callable[[], bytes]] = [
@@ -46,6 +54,20 @@ def draft_of_sklearn(estimator: Any, info: PackageInfo, *, sample: Any, toleranc
         typed = Scaling(frame=frame, columns=_columns_by_part(estimator))
         conversions.insert(2, lambda: _converted(estimator, frame, original, scaling=typed))
     return draft_of_table(info, frame, original, conversions, unknown=_unknown(estimator, frame), tolerance=tolerance)
+
+
+def _draft_with_texts(
+    estimator: Any, info: PackageInfo, frame: Frame, original: Original, texts: Texts, tolerance: float | None
+) -> Draft:
+    if frame.table and not _takes_columns(estimator):
+        expected = "a pipeline that begins with a ColumnTransformer, or texts only"
+        raise UsageError("the estimator takes texts and a table at once", expected=expected)
+    conversions: list[Callable[[], bytes]] = [
+        lambda: _converted(estimator, frame, original, texts=texts),
+        lambda: _converted(estimator, frame, original, texts=texts, double=True),
+    ]
+    unknown = _unknown(estimator, frame)
+    return draft_of_table(info, frame, original, conversions, unknown=unknown, tolerance=tolerance, texts=texts)
 
 
 def _original(estimator: Any, sample: Any) -> Original:
@@ -80,30 +102,46 @@ def _original(estimator: Any, sample: Any) -> Original:
 
 
 def _converted(
-    estimator: Any, frame: Frame, original: Original, *, double: bool = False, scaling: Scaling | None = None
+    estimator: Any,
+    frame: Frame,
+    original: Original,
+    *,
+    double: bool = False,
+    scaling: Scaling | None = None,
+    texts: Texts | None = None,
 ) -> bytes:
     types = need("skl2onnx.common.data_types", _PURPOSE)
     number = types.DoubleTensorType if double else types.FloatTensorType
-    texts = [column.kind == "category" for column in frame.columns]
+    categories = [column.kind == "category" for column in frame.columns]
     width = len(frame.columns)
-    if _takes_columns(estimator) and (frame.is_named or any(texts)):
-        initial = [
-            (column.name, (types.StringTensorType if is_text else number)([None, 1]))
-            for column, is_text in zip(frame.columns, texts, strict=True)
-        ]
-    elif all(texts):
+    if texts or (_takes_columns(estimator) and (frame.is_named or any(categories))):
+        # A column of texts is one to skl2onnx, which would pick the first of several; its ids only its vectorisers see.
+        kinds = {"category": types.StringTensorType([None, 1]), "text": types.Int64TensorType([None, 1])}
+        initial = [(column.name, kinds.get(column.kind, number([None, 1]))) for column in frame.columns]
+    elif all(categories):
         initial = [("every column", types.StringTensorType([None, width]))]
     else:
         initial = [("every column", number([None, width]))]
-    model = _convert(estimator, initial, original, scaling)
+    model = _convert(estimator, initial, original, scaling, texts, double)
     if not double:
         round_thresholds_down(model, _boosted_thresholds(estimator))
     source = model.graph.output[1 if original.classes else 0].name
     wanted = GraphOutput(source=source, name=original.output, shape=original.values.shape[1:])
-    return surround(model, frame, [wanted], double=double)
+    # skl2onnx may rename inputs, but keeps their order
+    names = [tensor.name for tensor in model.graph.input]
+    ids = {name: texts.outputs(column.name) for name, column in zip(names, frame.columns, strict=True)
+           if column.kind == "text"} if texts else {}  # fmt: skip
+    return surround(model, frame, [wanted], double=double, ids=ids)
 
 
-def _convert(estimator: Any, initial: list[tuple[str, Any]], original: Original, scaling: Scaling | None) -> Any:
+def _convert(
+    estimator: Any,
+    initial: list[tuple[str, Any]],
+    original: Original,
+    scaling: Scaling | None,
+    texts: Texts | None,
+    double: bool,
+) -> Any:
     """Convert with the options that this kind of estimator knows: skl2onnx refuses an option that it does not.
 
     With `scaling`, scalers give scikit-learn's numbers to the bit: a tree turns one bit into another branch.
@@ -114,6 +152,8 @@ def _convert(estimator: Any, initial: list[tuple[str, Any]], original: Original,
     if original.classes:
         raw = {"raw_scores": True} if original.output == MARGINS else {}
         choices = [{id(estimator): {"zipmap": False} | raw}, {id(last): {"zipmap": False} | raw}, {id(last): raw}, {}]
+    conversions = _conversions() | (exact_scalers(scaling) if scaling else {})
+    conversions |= texts.conversions(double=double) if texts else {}
     for options in choices:
         try:
             return convert(
@@ -121,7 +161,8 @@ def _convert(estimator: Any, initial: list[tuple[str, Any]], original: Original,
                 estimator,
                 initial_types=initial,
                 options=options or None,
-                custom_conversion_functions=_conversions() | (exact_scalers(scaling) if scaling else {}),
+                custom_conversion_functions=conversions,
+                custom_shape_calculators=texts.shapes(double=double) if texts else {},
                 target_opset=TARGET_OPSET,
             )
         except PackageError as error:
@@ -183,6 +224,21 @@ def _takes_columns(estimator: Any) -> bool:
     steps = getattr(estimator, "steps", None)
     first = steps[0][1] if steps else estimator
     return hasattr(first, "transformers_")
+
+
+def _used_columns(estimator: Any) -> set[str] | None:
+    """The columns that a column transformer in front looks at; None where it is not told by name."""
+    steps = getattr(estimator, "steps", None)
+    first = steps[0][1] if steps else estimator
+    used: set[str] = set()
+    for _, inner, chosen in getattr(first, "transformers_", None) or [("", "", 0)]:
+        names = [chosen] if isinstance(chosen, str) else list(chosen) if isinstance(chosen, list) else [None]
+        if isinstance(inner, str) and inner == "drop":
+            continue
+        if not all(isinstance(name, str) for name in names):
+            return None
+        used.update(map(str, names))
+    return used
 
 
 def _parts(estimator: Any) -> Iterator[Any]:

@@ -6,7 +6,7 @@ served graph takes the matrix that the `table` step makes, FP32 [rows, columns],
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,17 +31,30 @@ class GraphOutput:
     shape: tuple[int, ...]
 
 
-def surround(model: Any, frame: Frame, outputs: Sequence[GraphOutput], *, double: bool = False) -> bytes:
+def surround(
+    model: Any,
+    frame: Frame,
+    outputs: Sequence[GraphOutput],
+    *,
+    double: bool = False,
+    ids: Mapping[str, Sequence[str]] | None = None,
+) -> bytes:
     """Rebuild a converted model (`onnx.ModelProto`) around the matrix.
 
-    The model has either one input, the matrix itself or its text, or one for each column in their order.
+    The model has either one input, the matrix itself or its text, or one for each column in their order. Inputs named
+    in `ids` are columns of texts, made of those tensors of token ids, INT64 [batch, length].
     With `double` its numbers are computed in FP64. Returns the serialised model.
     """
     onnx = need("onnx", "packing an estimator")
     # Converters and columns choose names freely: a prefix keeps theirs and ours apart.
     model = need("onnx.compose", "packing an estimator").add_prefix(model, PREFIX, rename_functions=False)
     writer = _Writer(onnx, frame, "DOUBLE" if double else "FLOAT")
-    writer.feed(list(model.graph.input))
+    ids = ids or {}
+    named = {PREFIX + name: tensors for name, tensors in ids.items()}
+    for tensor in model.graph.input:
+        if tensor.name in named:
+            writer.join(named[tensor.name], tensor.name)
+    writer.feed([tensor for tensor in model.graph.input if tensor.name not in named])
     nodes = [*writer.nodes, *model.graph.node]
     for output in outputs:
         nodes += writer.give(output)
@@ -49,7 +62,10 @@ def surround(model: Any, frame: Frame, outputs: Sequence[GraphOutput], *, double
     graph = helper.make_graph(
         _needed(nodes, [output.name for output in outputs]),
         "onward",
-        [helper.make_tensor_value_info(MATRIX, types.FLOAT, ["batch", len(frame.columns)])],
+        [
+            *(helper.make_tensor_value_info(name, types.INT64, ["batch", "length"]) for name in _tensors(ids)),
+            *([helper.make_tensor_value_info(MATRIX, types.FLOAT, ["batch", len(frame.table)])] if frame.table else []),
+        ],
         [helper.make_tensor_value_info(output.name, types.FLOAT, ["batch", *output.shape]) for output in outputs],
         [*model.graph.initializer, *writer.constants],
     )
@@ -87,6 +103,10 @@ def round_thresholds_down(model: Any, thresholds: Iterable[float]) -> None:
                         attribute.floats[index] = float(np.nextafter(np.float32(value), np.float32(-np.inf)))
 
 
+def _tensors(ids: Mapping[str, Sequence[str]]) -> list[str]:
+    return [name for tensors in ids.values() for name in tensors]
+
+
 class _Writer:
     def __init__(self, onnx: Any, frame: Frame, number: str) -> None:
         self._onnx = onnx
@@ -97,7 +117,9 @@ class _Writer:
 
     def feed(self, inputs: Sequence[Any]) -> None:
         """Make each input of the converted model from the matrix."""
-        width = len(self._frame.columns)
+        width = len(self._frame.table)
+        if not width:
+            return
         texts = [tensor.type.tensor_type.elem_type == self._onnx.TensorProto.STRING for tensor in inputs]
         if len(inputs) == 1 and self._width(inputs[0]) == width:
             if texts[0]:
@@ -113,6 +135,13 @@ class _Writer:
                 self._text(index, tensor.name)
             else:
                 self._cast(self._pick(index), tensor.name, tensor)
+
+    def join(self, tensors: Sequence[str], name: str) -> None:
+        """Make an input of token ids of those of its vectorisers, side by side."""
+        if len(tensors) == 1:
+            self._node("Identity", tensors, name)
+        else:
+            self._node("Concat", tensors, name, axis=1)
 
     @staticmethod
     def _width(tensor: Any) -> int:
@@ -137,7 +166,7 @@ class _Writer:
 
     def _text(self, index: int, name: str) -> str:
         """The categories of a column as text [rows, 1], from their indices."""
-        categories = self._frame.columns[index].categories
+        categories = self._frame.table[index].categories
         picked, stem = self._pick(index), f"onward_column_{index}"
         unknown = self._constant(f"{stem}_unknown", np.array(len(categories), dtype=np.float32))
         table = self._constant(f"{stem}_categories", [*categories, UNKNOWN_CATEGORY])

@@ -13,8 +13,9 @@ from onward.package.examples import TOLERANCE
 from onward.package.importers.draft import Draft
 from onward.package.importers.frame import Frame
 from onward.package.importers.tablegraph import MATRIX
+from onward.package.importers.texts import BODY_BYTES, Texts
 from onward.package.parity import compare, compare_labels
-from onward.package.records import GenerateStep, Labels, Manifest, PackageInfo, Table
+from onward.package.records import Batching, GenerateStep, Labels, Limits, Manifest, PackageInfo, Table
 from onward.package.tensors import GraphSession
 from onward.types import Array, Field
 
@@ -42,6 +43,7 @@ def draft_of_table(
     *,
     unknown: Literal["error", "nan"],
     tolerance: float | None,
+    texts: Texts | None = None,
 ) -> Draft:
     """Make a draft from the first conversion that agrees with the original on the sample.
 
@@ -49,10 +51,12 @@ def draft_of_table(
     or `PackageError` where none agrees. Where the original answered no row, the first conversion is taken uncompared.
     """
     allowed = TOLERANCE if tolerance is None else tolerance
-    feeds, reference = {MATRIX: frame.matrix()}, {original.output: original.values}
+    feeds: dict[str, Array] = {MATRIX: frame.matrix()} if frame.table else {}
+    feeds |= texts.feeds(frame) if texts else {}
+    reference = {original.output: original.values}
     if not len(original.values):
         return Draft(
-            manifest=_manifest(info, frame, original, unknown),
+            manifest=_manifest(info, frame, original, unknown, texts),
             files={MODEL_FILE: conversions[0]()} | _labels_file(original.classes),
         )
     problem: PackageError | None = None
@@ -69,8 +73,8 @@ def draft_of_table(
                 problem = error
             continue
         return Draft(
-            manifest=_manifest(info, frame, original, unknown),
-            files={MODEL_FILE: model} | _labels_file(original.classes),
+            manifest=_manifest(info, frame, original, unknown, texts),
+            files={MODEL_FILE: model} | _labels_file(original.classes) | (texts.files() if texts else {}),
             items=frame.items(),
             feeds=feeds,
             reference=reference,
@@ -81,20 +85,30 @@ def draft_of_table(
     raise problem or PackageError("the model cannot be converted")
 
 
-def _manifest(info: PackageInfo, frame: Frame, original: Original, unknown: Literal["error", "nan"]) -> Manifest:
-    columns = tuple(column.name for column in frame.columns)
+def _manifest(
+    info: PackageInfo, frame: Frame, original: Original, unknown: Literal["error", "nan"], texts: Texts | None
+) -> Manifest:
+    columns = tuple(column.name for column in frame.table)
+    table = (Table(columns=columns, output=MATRIX, unknown=unknown),) if columns else ()
+    batching, limits = Batching(), Limits()
+    if texts:
+        pad = {step.output: 0.0 for step in texts.steps}
+        batching, limits = Batching(max_batch_size=texts.largest_batch, pad=pad), Limits(body_bytes=BODY_BYTES)
     outputs = [Field(name=original.output, datatype="FP32", shape=original.values.shape[1:])]
     generate: tuple[GenerateStep, ...] = ()
     if original.classes:
         outputs.insert(0, Field(name="label", datatype="BYTES", description="the most likely class"))
         generate = (Labels(scores=original.output, file=LABELS_FILE, top_k=min(5, len(original.classes))),)
-    task = "tabular-classification" if original.classes else "tabular-regression"
+    kind = "tabular" if columns else "text"
+    task = f"{kind}-classification" if original.classes else f"{kind}-regression"
     return Manifest(
         package=replace(info, task=task) if info.task == "tensor" else info,
         inputs=frame.fields(),
         outputs=tuple(outputs),
-        prepare=(Table(columns=columns, output=MATRIX, unknown=unknown),),
+        prepare=(*table, *(texts.prepare() if texts else ())),
         generate=generate,
+        batching=batching,
+        limits=limits,
     )
 
 
