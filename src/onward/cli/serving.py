@@ -26,6 +26,7 @@ _PORT = click.IntRange(1, 65_535)
     "--workers",
     type=click.IntRange(1, 64),
     default=1,
+    envvar="ONWARD_WORKERS",
     show_default=True,
     help="Processes that share the port for inference.",
 )

@@ -75,9 +75,10 @@ class Models:
         self._scanning = asyncio.Lock()
         # Not ready whatever is served: other workers of the same server are not.
         self.held = False
-        # Models that are not to be served whatever is on the disk, and versions that did not load in another worker.
+        # Models that are not to be served whatever is on the disk; versions that did not load in another worker, and
+        # the code of their error.
         self.unloaded: set[str] = set()
-        self.avoided: frozenset[tuple[str, str]] = frozenset()
+        self.avoided: dict[tuple[str, str], str] = {}
 
     @property
     def ready(self) -> bool:
@@ -97,9 +98,10 @@ class Models:
         """A served model, by default its newest version. Raises `ModelNotFound` or `Unavailable`."""
         versions = self._served.get(name)
         if not versions:
-            error = next((error for (failed, _), error in self.failed.items() if failed == name), None)
-            if error is not None:
-                raise Unavailable(f"model {name!r} did not load ({error.code})")
+            codes = {key: error.code for key, error in self.failed.items()} | self.avoided
+            code = next((code for (failed, _), code in codes.items() if failed == name), "")
+            if code:
+                raise Unavailable(f"model {name!r} did not load ({code})")
             raise ModelNotFound(
                 "no such model", where=name[:80], expected=f"one of {', '.join(self.names()) or 'none yet'}"
             )

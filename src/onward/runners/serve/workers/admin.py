@@ -29,7 +29,6 @@ from onward.runners.serve.workers.rollout import Rollout
 from onward.runners.serve.workers.totals import Totals
 
 _ANSWER_S = 30.0
-_OK, _NOT_FOUND = 200, 404
 _STATISTICS = ("/v2/models/stats", "/v2/models/{name}/stats", "/v2/models/{name}/versions/{version}/stats")
 _WAITING = ("queued_rows", "queued_tokens", "running")
 
@@ -141,9 +140,6 @@ def make_workers_admin(crew: Crew, rollout: Rollout, totals: Totals) -> Starlett
             Route("/v2/repository/models/{name}/unload", on.command, methods=["POST"]),
             *(Route(path, on.statistics, methods=["GET"]) for path in _STATISTICS),
             Route("/admin/requests/{id}", on.whoever_knows, methods=["GET"]),
-            Route("/v2/models/stats", on.statistics, methods=["GET"]),
-            Route("/v2/models/{name}/stats", on.statistics, methods=["GET"]),
-            Route("/v2/models/{name}/versions/{version}/stats", on.statistics, methods=["GET"]),
             Route("/{path:path}", on.any, methods=everything),
         ],
         middleware=[Middleware(OnlyHere)],

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from onward.errors import TooLarge
-from onward.runners.serve.workers.frames import Ask, Told
+from onward.errors import OnwardError, TooLarge
+from onward.runners.serve.app import error_response
+from onward.runners.serve.workers.frames import Ask, Measure, Told
 
+STATISTICS = re.compile(r"/v2/models/(?:[^/]+/(?:versions/[^/]+/)?)?stats")
 _BODY_BYTES = 1 << 20
 _OF_A_CONNECTION = frozenset({b"connection", b"transfer-encoding", b"content-length", b"date"})
 
@@ -67,16 +71,25 @@ async def answer(app: ASGIApp, ask: Ask) -> Told:
 
 
 class Together:
-    """A worker's application, but for the page of metrics: that is of all workers, whichever of them is asked."""
+    """A worker's application, but for what is counted: that is of all workers, whichever of them is asked."""
 
-    def __init__(self, app: ASGIApp, page: Any) -> None:
-        """`page` gives the page, as `Told`."""
+    def __init__(self, app: ASGIApp, ask_all: Callable[[Ask | Measure], Awaitable[Told]]) -> None:
         self._app = app
-        self._page = page
+        self._ask_all = ask_all
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
-        if scope["type"] == "http" and scope["path"] == "/metrics" and scope["method"] in ("GET", "HEAD"):
-            await response_of(await self._page())(scope, receive, send)
-        else:
+        asked: Ask | Measure | None = None
+        if scope["type"] == "http" and scope["method"] in ("GET", "HEAD"):
+            if scope["path"] == "/metrics":
+                asked = Measure()
+            elif STATISTICS.fullmatch(scope["path"]):
+                asked = Ask(method="GET", path=scope["path"], query=b"", headers=((b"host", b"localhost"),), body=b"")
+        if asked is None:
             await self._app(scope, receive, send)
+            return
+        try:
+            response = response_of(await self._ask_all(asked))
+        except OnwardError as error:
+            response = error_response(error)
+        await response(scope, receive, send)

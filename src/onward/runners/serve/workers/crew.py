@@ -248,7 +248,7 @@ class Crew:
         self._stopping = True
         for member in self.members:
             if member is not None and member.link is not None:
-                member.link.tell(Stop(grace_s=grace_s))
+                member.link.tell(Stop(grace_s=grace_s, for_good=True))
         self.arrange()
 
     def kill(self) -> None:

@@ -45,10 +45,10 @@ class Family(msgspec.Struct, frozen=True, array_like=True):
 
 class Desired(msgspec.Struct, frozen=True, array_like=True):
     """What is to be served: all that the repository holds, but for these models, and for these versions, which did not
-    load in another worker."""
+    load in another worker (name, version, code)."""
 
     unloaded: tuple[str, ...] = ()
-    avoided: tuple[tuple[str, str], ...] = ()
+    avoided: tuple[tuple[str, str, str], ...] = ()
 
 
 class Begin(msgspec.Struct, frozen=True, tag="begin"):
@@ -81,24 +81,13 @@ class Scan(msgspec.Struct, frozen=True, tag="scan"):
     desired: Desired
 
 
-class Load(msgspec.Struct, frozen=True, tag="load"):
-    """Supervisor to worker: look for this model's versions, which are desired (again). → State"""
-
-    name: str
-    desired: Desired
-
-
-class Unload(msgspec.Struct, frozen=True, tag="unload"):
-    """Supervisor to worker: serve none of this model's versions, which are not desired any more. → State"""
-
-    name: str
-    desired: Desired
-
-
 class Stop(msgspec.Struct, frozen=True, tag="stop"):
-    """Supervisor to worker: not ready; after the grace, take nothing more, answer what was taken, and end."""
+    """Supervisor to worker: not ready; after the grace, take nothing more, answer what was taken, and end.
+
+    `for_good`: the server ends, not this worker alone."""
 
     grace_s: float
+    for_good: bool
 
 
 class Measure(msgspec.Struct, frozen=True, tag="measure"):
@@ -112,7 +101,7 @@ class Measured(msgspec.Struct, frozen=True, tag="measured"):
 
 
 class Ask(msgspec.Struct, frozen=True, tag="ask"):
-    """Supervisor to worker: a request of the admin port. → Told"""
+    """To a worker: a request of the admin port. To the supervisor: one that is to be asked of all workers. → Told"""
 
     method: str
     path: str
@@ -129,13 +118,28 @@ class Told(msgspec.Struct, frozen=True, tag="told"):
     body: bytes
 
 
+class Command(msgspec.Struct, frozen=True, tag="command"):
+    """Supervisor to worker: a request of the admin port that changes what is served. → Commanded"""
+
+    ask: Ask
+    desired: Desired
+
+
 class State(msgspec.Struct, frozen=True, tag="state"):
     """Worker to supervisor, whenever it changes: what it serves. `complete`: all that it should."""
 
     complete: bool
+    unloaded: tuple[str, ...] = ()
     served: tuple[Version, ...] = ()
     failed: tuple[Failure, ...] = ()
     stopping: bool = False
+
+
+class Commanded(msgspec.Struct, frozen=True, tag="commanded"):
+    """What a worker answered to a command, and what it serves after it."""
+
+    told: Told
+    state: State
 
 
 class Pulse(msgspec.Struct, frozen=True, tag="pulse"):
@@ -167,7 +171,7 @@ class Refused(msgspec.Struct, frozen=True, tag="refused"):
 
 
 Message: TypeAlias = (
-    Begin | Listen | Readiness | Scan | Load | Unload | Stop | Measure | Measured | Ask | Told | State | Pulse
+    Begin | Listen | Readiness | Scan | Command | Commanded | Stop | Measure | Measured | Ask | Told | State | Pulse
     | OpenStore | Wake | Done | Refused
 )  # fmt: skip
 

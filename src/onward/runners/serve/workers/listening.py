@@ -7,6 +7,7 @@ to be taken over by another one. A socket that a service manager handed over is 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import Sequence
 
@@ -87,9 +88,20 @@ class SharedServer(HttpServer):
 
         return await loop.create_server(connected, sock=listening, backlog=config.backlog)
 
-    def let_go(self) -> None:
-        """Give up the sockets: nobody new is taken, and the port is free once the others have done so, too."""
+    def let_go(self, *, for_good: bool) -> None:
+        """Accept nobody any more. `for_good`: nor is anybody else to; who connects is refused from this moment on.
+
+        Otherwise whoever connects while the workers close their sockets, one after the other, would wait for nobody.
+        """
         self.should_exit = True
+        for slot, servers in self._listening.items():
+            for server in servers:
+                server.close()
+                self.servers.remove(server)
+            for one in self._sockets[slot] if for_good else ():
+                with contextlib.suppress(OSError):  # another worker was faster
+                    one.shutdown(socket.SHUT_RDWR)
+        self._listening.clear()
         for sockets in self._sockets:
             for one in sockets:
                 one.close()

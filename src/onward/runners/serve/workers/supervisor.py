@@ -23,9 +23,9 @@ from onward.runners.serve.activation import notify
 from onward.runners.serve.options import ServeOptions
 from onward.runners.serve.policies import Policies
 from onward.runners.serve.process import HttpServer, config, decision_options
-from onward.runners.serve.workers.admin import make_workers_admin
+from onward.runners.serve.workers.admin import asked_of_all, make_workers_admin
 from onward.runners.serve.workers.crew import Crew, Member
-from onward.runners.serve.workers.frames import Begin, Done, Measure, Message, OpenStore, Pulse, Told, Wake
+from onward.runners.serve.workers.frames import Ask, Begin, Done, Measure, Message, OpenStore, Pulse, Told, Wake
 from onward.runners.serve.workers.listening import listen_on
 from onward.runners.serve.workers.rollout import Rollout
 from onward.runners.serve.workers.totals import Totals
@@ -115,6 +115,8 @@ class Supervisor:
             case Measure():
                 page = await self._totals.page(self._crew)
                 return Told(status=200, headers=((b"content-type", CONTENT_TYPE_LATEST.encode()),), body=page)
+            case Ask():
+                return await asked_of_all(self._crew, message)
             case OpenStore():
                 await asyncio.get_running_loop().run_in_executor(None, self._policies.open)
                 return Done()

@@ -15,6 +15,7 @@ import socket
 import sys
 import threading
 import time
+from functools import partial
 from itertools import chain
 
 import uvloop
@@ -27,10 +28,11 @@ from onward.runners.serve.workers.asking import Together, answer
 from onward.runners.serve.workers.frames import (
     Ask,
     Begin,
+    Command,
+    Commanded,
     Desired,
     Failure,
     Listen,
-    Load,
     Measure,
     Measured,
     Message,
@@ -41,7 +43,6 @@ from onward.runners.serve.workers.frames import (
     State,
     Stop,
     Told,
-    Unload,
     Version,
     Wake,
 )
@@ -86,7 +87,7 @@ async def _work(channel: socket.socket, lifeline: int) -> None:
     worker = Worker(begun.result(), link)
     made.set_result(worker)
     threading.Thread(target=_end_after, args=(lifeline, worker.longest_drain_s), name="lifeline", daemon=True).start()
-    reading.add_done_callback(lambda _: worker.stop(0.0))
+    reading.add_done_callback(lambda _: worker.stop(0.0, for_good=True))
     await worker.run()
     link.close()
     await reading
@@ -123,14 +124,16 @@ class Worker:
         self._want(begin.desired)
         # A socket that was handed over is the same for all slots.
         made = {number: socket.socket(fileno=number) for number in {*chain.from_iterable(begin.sockets)}}
+        # A service manager keeps the one that it handed over, for the next server.
+        self._handed = len(made) < sum(map(len, begin.sockets))
         sockets = [[made[number] for number in numbers] for numbers in begin.sockets]
-        self._server = SharedServer(self._process.inference_config(Together(self._process.app, self._page)), sockets)
+        self._server = SharedServer(self._process.inference_config(Together(self._process.app, self._ask_all)), sockets)
         self.longest_drain_s = 2 * options.drain_timeout_s + _LAST_MARGIN_S
         self._last: State | None = None
 
     async def run(self) -> None:
         """Serve until `stop`, then drain."""
-        self._loop.add_signal_handler(signal.SIGTERM, lambda: self.stop(self._grace_s))
+        self._loop.add_signal_handler(signal.SIGTERM, lambda: self.stop(self._grace_s, for_good=False))
         background = [asyncio.create_task(self._load()), asyncio.create_task(self._pulse())]
         try:
             await self._server.serve(sockets=[])
@@ -148,8 +151,8 @@ class Worker:
                 await self._server.listen(slots)
             case Readiness(ready):
                 self._models.held = not ready
-            case Stop(grace_s):
-                self.stop(grace_s)
+            case Stop(grace_s, for_good):
+                self.stop(grace_s, for_good=for_good)
             case Measure():
                 return Measured(families=families_of(self._process.app.state.registry))
             case Ask():
@@ -158,31 +161,24 @@ class Worker:
                 self._want(desired)
                 await self._models.scan()
                 return self._state()
-            case Load(name, desired):
+            case Command(ask, desired):
                 self._want(desired)
-                try:
-                    await self._models.load(name)
-                finally:
-                    self._tell_state()
-                return self._state()
-            case Unload(name, desired):
-                self._want(desired)
-                await self._models.unload(name)
-                return self._state()
+                told = await answer(self._process.admin_app, ask)
+                return Commanded(told=told, state=self._state())
         return None
 
     def _want(self, desired: Desired) -> None:
         self._models.unloaded = {*desired.unloaded}
-        self._models.avoided = frozenset(desired.avoided)
+        self._models.avoided = {(name, version): code for name, version, code in desired.avoided}
 
-    def stop(self, grace_s: float) -> None:
+    def stop(self, grace_s: float, *, for_good: bool) -> None:
         """Be not ready; after the grace take nothing more, so that `run` ends. Idempotent."""
         if self._stopping:
             return
         self._stopping = True
         self._models.stop_accepting()
         self._tell_state()
-        self._loop.call_later(grace_s, self._server.let_go)
+        self._loop.call_later(grace_s, partial(self._server.let_go, for_good=for_good and not self._handed))
 
     async def _load(self) -> None:
         await self._process.load()
@@ -203,13 +199,14 @@ class Worker:
         failed = ((name, version, error.code, str(error)) for (name, version), error in models.failed.items())
         return State(
             complete=models.complete,
+            unloaded=tuple(sorted(models.unloaded)),
             served=tuple(Version(*one) for one in served),
             failed=tuple(Failure(*one) for one in failed),
             stopping=self._stopping,
         )
 
-    async def _page(self) -> Told:
-        told = await self._link.ask(Measure())
+    async def _ask_all(self, ask: Ask | Measure) -> Told:
+        told = await self._link.ask(ask)
         assert isinstance(told, Told)
         return told
 

@@ -1,0 +1,181 @@
+"""A server of several workers: one is killed, all are told to stop, versions are swapped, while callers keep at it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from onward.testing import tiny_package
+from tests.acceptance.calling import Callers
+from tests.acceptance.conftest import STOP_TIMEOUT_S, Server, serving
+
+CALLERS = 24
+
+
+def workers(server: Server) -> list[dict[str, Any]]:
+    """What the admin port says of each."""
+    listed: list[dict[str, Any]] = httpx.get(server.admin_url + "/admin/workers").json()["workers"]
+    return listed
+
+
+async def until(holds: Callable[[], bool], within_s: float) -> float:
+    """Wait for something to become true; how long it took."""
+    begun_s = time.monotonic()
+    while not await asyncio.to_thread(holds):
+        assert time.monotonic() - begun_s < within_s, "it did not come true"
+        await asyncio.sleep(0.02)
+    return time.monotonic() - begun_s
+
+
+def all_ready(server: Server, but: int = 0, count: int = 2) -> bool:
+    """Whether so many workers are ready, and none has this process id any more."""
+    found = workers(server)
+    return [one["state"] for one in found if one["pid"] != but] == ["ready"] * count
+
+
+def ports_of_clients(pid: int, port: int) -> set[int]:
+    """The callers' ports of the connections that a process has accepted on this port."""
+    inodes = set()
+    for descriptor in os.listdir(f"/proc/{pid}/fd"):
+        try:
+            name = os.readlink(f"/proc/{pid}/fd/{descriptor}")
+        except FileNotFoundError:  # closed meanwhile
+            continue
+        inodes.add(name.removeprefix("socket:[").removesuffix("]"))
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return {
+        int(row[2].partition(":")[2], 16)
+        for row in rows
+        if row[9] in inodes and int(row[1].partition(":")[2], 16) == port and int(row[2].partition(":")[2], 16)
+    }
+
+
+async def test_a_worker_that_is_killed_loses_what_it_had_in_hand_and_nothing_else_and_is_replaced(
+    tmp_path: Path,
+) -> None:
+    tiny_package(tmp_path / "tiny" / "1.0.0")
+    with serving(tmp_path, "--workers", "2") as server:
+        callers = Callers(server.port, CALLERS)
+        await until(lambda: callers.counts["1.0.0"] > 500, 10)
+        for slot in (0, 1, 0):
+            pid = next(one["pid"] for one in workers(server) if one["slot"] == slot)
+            theirs = ports_of_clients(pid, server.port)
+            before = callers.lost.copy()
+            os.kill(pid, signal.SIGKILL)
+            answered = callers.counts["1.0.0"]
+            assert await until(lambda gone=pid: all_ready(server, gone), 5) < 5  # type: ignore[misc]
+            assert callers.counts["1.0.0"] > answered, "nobody was answered meanwhile"
+            assert httpx.get(server.url + "/v2/health/ready").status_code == 200
+            lost = callers.lost - before
+            # Each of its connections had one request in hand at most; others' connections had nothing to fear. Those
+            # that were made between looking and killing are its own, too: few, as callers keep their connections.
+            assert max(lost.values(), default=0) <= 1
+            assert len(lost.keys() - theirs) <= 1, (lost, theirs)
+        await callers.stop()
+        assert callers.wrong == [] and callers.refused == 0
+        counted = httpx.get(server.admin_url + "/metrics").text
+        assert "onward_workers_replaced_total 3.0" in counted
+        assert "Traceback" not in server.log()
+
+
+async def test_sigterm_under_load_answers_all_that_was_taken_and_exits_with_0(tmp_path: Path) -> None:
+    tiny_package(tmp_path / "tiny" / "1.0.0")
+    with serving(tmp_path, "--workers", "2") as server:
+        pids = [one["pid"] for one in workers(server)]
+        callers = Callers(server.port, CALLERS)
+        await until(lambda: callers.counts["1.0.0"] > 500, 10)
+        callers.draining = True
+        server.process.send_signal(signal.SIGTERM)
+        await callers.stop_when_refused()
+        assert await asyncio.to_thread(server.process.wait, STOP_TIMEOUT_S) == 0
+        assert callers.wrong == [] and not callers.lost
+        assert callers.told_to_close == CALLERS
+        assert not any(os.path.exists(f"/proc/{pid}") for pid in pids)
+        assert "every worker has ended" in server.log() and "Traceback" not in server.log()
+
+
+async def test_versions_are_swapped_under_load_without_a_lost_or_wrong_answer(tmp_path: Path) -> None:
+    root = tmp_path / "repository"
+    tiny_package(root / "tiny" / "1.0.0")
+    newer = tiny_package(tmp_path / "newer", version="2.0.0", offset=5.0)
+    with serving(root, "--workers", "2", "--watch-interval", "0.1") as server:
+        callers = Callers(server.port, CALLERS)
+        await until(lambda: callers.counts["1.0.0"] > 500, 10)
+        os.rename(newer, root / "tiny" / "2.0.0")
+
+        def swapped() -> bool:
+            listed = httpx.get(server.admin_url + "/admin/models").json()["models"]
+            return [(one["version"], one["workers"]) for one in listed] == [("2.0.0", [0, 1])]
+
+        await until(swapped, 10)
+        old = callers.counts["1.0.0"]
+        await until(lambda: callers.counts["2.0.0"] > 500, 10)
+        await callers.stop()
+        assert callers.counts["1.0.0"] <= old + CALLERS  # what was under way
+        assert callers.wrong == [] and not callers.lost and callers.refused == 0
+
+
+async def test_a_version_that_does_not_load_in_one_worker_is_tried_in_no_other(tmp_path: Path) -> None:
+    root = tmp_path / "repository"
+    tiny_package(root / "tiny" / "1.0.0")
+    broken = tiny_package(tmp_path / "broken", version="2.0.0", offset=5.0)
+    (broken / "model.onnx").write_bytes(b"no graph")
+    with serving(root, "--workers", "2", "--watch-interval", "0.1") as server:
+        os.rename(broken, root / "tiny" / "2.0.0")
+
+        def failed() -> list[dict[str, Any]]:
+            listed = httpx.get(server.admin_url + "/admin/models").json()["models"]
+            return [one for one in listed if one["state"] == "failed"]
+
+        await until(lambda: bool(failed()), 10)
+        await asyncio.sleep(0.5)
+        assert [(one["version"], one["workers"]) for one in failed()] == [("2.0.0", [0])]
+        assert server.log().count("tiny 2.0.0 did not load") == 1
+        assert httpx.get(server.url + "/v2/health/ready").status_code == 200
+
+
+async def test_the_workers_of_a_supervisor_that_is_killed_finish_and_free_the_port(tmp_path: Path) -> None:
+    tiny_package(tmp_path / "tiny" / "1.0.0")
+    server_pids: list[int] = []
+    with serving(tmp_path, "--workers", "2") as server:
+        server_pids = [one["pid"] for one in workers(server)]
+        callers = Callers(server.port, 4)
+        await until(lambda: callers.counts["1.0.0"] > 20, 10)
+        callers.draining = True
+        server.process.kill()
+        await callers.stop_when_refused()
+        assert callers.wrong == [] and not callers.lost
+        await until(lambda: not any(map(is_running, server_pids)), 10)
+        server.process.wait()
+        server.process.returncode = 0  # it was us
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process is there and not only waits to be buried."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+async def test_a_worker_that_dies_again_and_again_is_replaced_ever_later(tmp_path: Path) -> None:
+    tiny_package(tmp_path / "tiny" / "1.0.0")
+    with serving(tmp_path, "--workers", "2") as server:
+        pauses = []
+        for _ in range(3):
+            pid = next(one["pid"] for one in workers(server) if one["slot"] == 1)
+            os.kill(pid, signal.SIGKILL)
+            pauses.append(await until(lambda gone=pid: all_ready(server, gone), 10))  # type: ignore[misc]
+        starts = [line for line in server.log().splitlines() if "another one starts in" in line]
+        assert [line.rpartition(" in ")[2] for line in starts] == ["0 s", "0.25 s", "0.5 s"]
+        assert httpx.post(server.url + "/v2/models/tiny/infer", json=BODY).status_code == 200
+
+
+BODY = {"inputs": [{"name": "x", "shape": [1, 3], "datatype": "FP32", "data": [1, 2, 3]}]}
