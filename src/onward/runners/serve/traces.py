@@ -51,11 +51,13 @@ class _Ran(NamedTuple):
     prepare_s: float
     rows: int
     bucket: int
-    mates: list[Mate]
     answered_s: list[float]
+    mates: list[Mate]
 
 
 _MATES = _Ran._fields.index("mates")
+_ALONE = _MATES + len(Mate._fields)
+"""How long the record of a batch of one is: its request's own numbers stand in place of the list of all."""
 
 
 class _Refused(NamedTuple):
@@ -110,13 +112,21 @@ class Traces:
         answered_s: list[float],
     ) -> None:  # fmt: skip
         """A batch's answers have been written, at the given times."""
-        self._batches.append(
-            (source, batch.started_s, run_s, outputs.prepare_s, batch.rows, batch.bucket,
-             [(work.request_id, work.arrived_s, work.queued_s, work.rows, work.length) for work in works], answered_s)
-        )  # fmt: skip
+        if len(works) == 1:  # the most there can be in a second: one record without lists in it
+            work = works[0]
+            self._batches.append(
+                (source, batch.started_s, run_s, outputs.prepare_s, batch.rows, batch.bucket, answered_s[0],
+                 work.request_id, work.arrived_s, work.queued_s, work.rows, work.length)
+            )  # fmt: skip
+        else:
+            self._batches.append(
+                (source, batch.started_s, run_s, outputs.prepare_s, batch.rows, batch.bucket, answered_s,
+                 [(work.request_id, work.arrived_s, work.queued_s, work.rows, work.length) for work in works])
+            )  # fmt: skip
         self._held += len(works)
         while self._held > self.most_requests:
-            self._held -= len(self._batches.popleft()[_MATES])
+            oldest = self._batches.popleft()
+            self._held -= 1 if len(oldest) == _ALONE else len(oldest[_MATES])
 
     def refused(self, request_id: bytes, arrived_s: float, code: str, told: str) -> None:
         """A request was answered with an error."""
@@ -176,13 +186,16 @@ class Traces:
 
     def _add_run(self, wanted: bytes, told: dict[str, Any], times: dict[str, float]) -> bool:
         for plain in reversed(self._batches):
-            for place, mate in enumerate(plain[_MATES]):
-                if mate[0] == wanted:
-                    ran = _seen(plain)
-                    told |= {"outcome": "answered"} | _package(ran.source.package) | _at(ran.mates[place].arrived_s)
-                    told["batch"] = _batch(ran, place)
-                    times |= _times(ran, place)
-                    return True
+            if len(plain) == _ALONE:
+                place = 0 if plain[_MATES] == wanted else -1
+            else:
+                place = next((at for at, mate in enumerate(plain[_MATES]) if mate[0] == wanted), -1)
+            if place >= 0:
+                ran = _seen(plain)
+                told |= {"outcome": "answered"} | _package(ran.source.package) | _at(ran.mates[place].arrived_s)
+                told["batch"] = _batch(ran, place)
+                times |= _times(ran, place)
+                return True
         return False
 
     def _add_stages(self, wanted: bytes, told: dict[str, Any], times: dict[str, float]) -> bool:
@@ -200,8 +213,11 @@ TRACES = Traces()
 
 
 def _seen(plain: Sequence[Any]) -> _Ran:
-    ran = _Ran(*plain)
-    return ran._replace(mates=[Mate(*mate) for mate in ran.mates])
+    """A record with its names."""
+    if len(plain) == _ALONE:
+        *numbers, answered_s = plain[:_MATES]
+        return _Ran._make([*numbers, [answered_s], [Mate._make(plain[_MATES:])]])
+    return _Ran._make([*plain[:_MATES], [Mate._make(mate) for mate in plain[_MATES]]])
 
 
 def _package(package: PackageId) -> dict[str, Any]:

@@ -86,10 +86,11 @@ def test_a_refusal_and_a_decision_are_found_with_what_led_to_them() -> None:
 def test_the_oldest_go_first_and_no_more_are_kept_than_so_many() -> None:
     traces = Traces(most_requests=100)
     for number in range(1000):
-        run(traces, *(request(f"{number}-{place}") for place in range(7)))
+        run(traces, *(request(f"{number}-{place}") for place in range(7 if number % 2 else 1)))
         traces.refused(b"r%d" % number, 0.0, "X", "")
     assert 90 < traces.held <= 100
-    assert traces.find("999-6") and traces.find("990-0") and not traces.find("980-0") and not traces.find("r1")
+    assert traces.find("999-6") and traces.find("998-0") and traces.find("980-0")
+    assert not traces.find("970-0") and not traces.find("r1")
 
 
 async def test_who_is_unknown_is_not_found_and_who_looks_does_not_stop_who_writes() -> None:
@@ -109,7 +110,7 @@ async def test_who_is_unknown_is_not_found_and_who_looks_does_not_stop_who_write
         with pytest.raises(NotFound):
             await explanation("nobody", None, traces)
     stop = True
-    assert await writing > 100
+    assert await writing >= 20
 
 
 @pytest.mark.parametrize("rows", [1, 16])
