@@ -274,19 +274,24 @@ class Scheduler:
         """The line whose first live work counts as having waited longest; lines found empty are dropped."""
         first: _Line | None = None
         first_s = _NEVER_S
+        is_ordinary = self._is_ordinary()
         for key, line in list(self._lines.items()):
             due_s = _NEVER_S
-            for queue, behind_s in zip(line, BEHIND_S, strict=True):
+            for queue in line[NORMAL:LOW] if is_ordinary else line:
                 while queue and self._is_over(queue[0], now_s):
                     queue.popleft()
-                if queue and queue[0].arrived_s + behind_s < due_s:
-                    due_s = queue[0].arrived_s + behind_s
+                if queue and (at_s := queue[0].arrived_s + BEHIND_S[queue[0].priority]) < due_s:
+                    due_s = at_s
             if due_s == _NEVER_S:
                 if len(self._lines) > 1:
                     del self._lines[key]
             elif due_s < first_s:
                 first, first_s = line, due_s
         return first
+
+    def _is_ordinary(self) -> bool:
+        """Whether all that waits is of NORMAL priority, as it mostly is: the others need not be looked at."""
+        return not (self._rows_of[HIGH] or self._rows_of[LOW])
 
     def _oldest_s(self) -> float:
         """When the work at the heads that came first came, whatever its priority."""
@@ -333,8 +338,8 @@ class Scheduler:
         works: list[Work] = []
         rows = 0
         while True:
-            queue, until_s = _ahead(line)
-            if queue is None:
+            queue, until_s = (line[NORMAL], _NEVER_S) if self._is_ordinary() else _ahead(line)
+            if not queue:
                 return works, rows
             priority = queue[0].priority
             behind_s = BEHIND_S[priority]
