@@ -277,6 +277,9 @@ class Scheduler:
         is_ordinary = self._is_ordinary()
         for key, line in list(self._lines.items()):
             due_s = _NEVER_S
+            if is_ordinary and (line[HIGH] or line[LOW]):  # cancelled, all of it
+                line[HIGH].clear()
+                line[LOW].clear()
             for queue in line[NORMAL:LOW] if is_ordinary else line:
                 while queue and self._is_over(queue[0], now_s):
                     queue.popleft()
