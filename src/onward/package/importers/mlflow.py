@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from onward.errors import PackageError, UsageError
-from onward.package.graphcheck import check_graph
+from onward.package.graphtrial import try_graphs
 from onward.package.importers.draft import Draft
 from onward.package.importers.graph import UnsupportedModel
 from onward.package.importers.mlflow_example import read_example
@@ -188,18 +188,15 @@ def _of_onnx(model: MlflowModel, info: PackageInfo, notes: list[str], tolerance:
 def _compared(model: MlflowModel, file: Path, info: PackageInfo, notes: list[str], tolerance: float | None) -> Draft:
     """The draft, on the rows of the input example where they fit the model."""
     if model.example:
-        names = [spec.name for spec in _checked(file).inputs]
+        try_graphs([file], file.parent)  # before the runtime here sees it
+        names = [spec.name for spec in GraphSession(file).inputs]
         try:
             sample = read_example(model.folder, model.example, names)
-            return draft_of_onnx(file, info, sample=sample, tolerance=tolerance)
+            return draft_of_onnx(file, info, sample=sample, tolerance=tolerance, is_tried=True)
         except (UsageError, ValueError) as error:  # numpy's own, for texts where numbers are due
             notes.append(f"the input example is not used: {error}")
+        return draft_of_onnx(file, info, tolerance=tolerance, is_tried=True)
     return draft_of_onnx(file, info, tolerance=tolerance)
-
-
-def _checked(file: Path) -> GraphSession:
-    check_graph(file, file.parent)  # before a runtime sees it
-    return GraphSession(file)
 
 
 def _columns(model: MlflowModel, draft: Draft, notes: list[str]) -> tuple[Field, ...]:

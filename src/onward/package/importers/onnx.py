@@ -28,16 +28,19 @@ ROW_TOLERANCE = 1e-3
 """How far a row's answer may move with its batch: batched kernels sum in another order, rows must not mix."""
 
 
-def draft_of_onnx(file: Path, info: PackageInfo, *, sample: Any = None, tolerance: float | None = None) -> Draft:
+def draft_of_onnx(
+    file: Path, info: PackageInfo, *, sample: Any = None, tolerance: float | None = None, is_tried: bool = False
+) -> Draft:
     """Make a draft of an ONNX file.
 
     `sample` is an array for a model with one input, or a mapping of input name to array, rows first. Without one the
     model is tried on seeded random numbers, and packed without golden examples where it takes none of those.
-    Raises `RefusedGraph` or `PackageError` where the model cannot be served, `UsageError` where the sample does not
-    fit it.
+    `is_tried` says that `try_graphs` has seen the file already. Raises `RefusedGraph` or `PackageError` where the model
+    cannot be served, `UsageError` where the sample does not fit it.
     """
     external = check_graph(file, file.parent)
-    try_graphs([file], file.parent)
+    if not is_tried:
+        try_graphs([file], file.parent)
     session = GraphSession(file)
     fixed = _check_batch(session, str(file))
     manifest = Manifest(

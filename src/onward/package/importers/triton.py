@@ -17,6 +17,7 @@ from pathlib import Path
 from onward.errors import OnwardError, PackageError, ParityError, UsageError
 from onward.package.digest import read_lock
 from onward.package.graphcheck import check_graph
+from onward.package.graphtrial import try_graphs
 from onward.package.importers.clientshapes import Ends, answers_of_original, with_client_shapes
 from onward.package.importers.draft import Draft
 from onward.package.importers.ensemble import Part, in_order, joined, run_in_turn
@@ -155,14 +156,14 @@ def _plain(model: _Model, version: str, move: _Move) -> tuple[Draft, list[str]]:
     config = model.config
     file = _model_file(model.folder / version, config, move.root)
     info = PackageInfo(name=model.name, version=version, licence=move.licence)
-    check_graph(file, file.parent)  # before a runtime sees it
+    try_graphs([file], file.parent)  # before the runtime here sees it
     original, session = file, GraphSession(file)
     inputs = _ends(config.inputs, session.inputs, "input", config)
     outputs = _ends(config.outputs, session.outputs, "output", config)
     file = _as_clients_see_it(file, inputs, outputs, move.workplace / f"{model.name}-{version}", config.name)
     move.graphs[model.folder.name, version] = file
     try:
-        draft = draft_of_onnx(file, info)
+        draft = draft_of_onnx(file, info, is_tried=True)
     except ParityError as error:
         if config.max_batch_size:
             raise

@@ -6,6 +6,7 @@ note for the person who moves; a key that this module does not know becomes a no
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ CONFIG_FILE = "config.pbtxt"
 MODEL_FILE = "model.onnx"
 MAX_QUEUE_DELAY_US = 10_000_000
 MAX_INSTANCES = 1024
+MAX_ELEMENTS = 1 << 27
 
 _EXPORT = "an ONNX model in the version's folder: export it where it was trained"
 _BUILT_FROM = "the ONNX file that it was built from: an engine fits one kind of GPU only"
@@ -221,12 +223,17 @@ def _tensor(message: Message, notes: list[str]) -> ConfigTensor:
     if message.flag("optional"):
         notes.append(f"{name}: optional in Triton's configuration, but the model needs it, and so does Onward")
     reshape = message.message("reshape")
+    dims, inner = message.integers("dims"), reshape.integers("shape") if reshape is not None else None
+    if any(size < -1 or size == 0 for size in (*dims, *(inner or ()))):
+        raise PackageError("a size that no tensor has", where=where, expected="-1, or 1 and above", found=str(dims))
+    if math.prod(map(abs, dims)) > MAX_ELEMENTS:
+        raise PackageError("a tensor of absurd size", where=where, expected=f"at most {MAX_ELEMENTS} elements a row",
+                           found=str(list(dims)))  # fmt: skip
     label_file = message.text("label_filename")
     if label_file and not is_inner_path(label_file):
         raise PackageError("label_filename leads out of the model's folder", where=where, found=f'"{label_file}"')
     return ConfigTensor(
-        name=name, datatype=datatype, dims=message.integers("dims"), label_file=label_file,
-        reshape=reshape.integers("shape") if reshape is not None else None,
+        name=name, datatype=datatype, dims=dims, label_file=label_file, reshape=inner,
     )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from onward.errors import OnwardError, PackageError, UsageError
+from onward.package.graphcheck import check_graph
+from onward.package.importers import mlflow
+from onward.package.importers import onnx as onnx_importer
 from onward.package.importers.draft import Draft
 from onward.package.importers.graph import UnsupportedModel
 from onward.package.importers.mlflow import draft_of_mlflow
@@ -70,6 +74,15 @@ SKLEARN = """flavors:
     serialization_format: cloudpickle
     sklearn_version: 1.9.1
 """
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick() -> Iterator[None]:
+    """Graphs are checked but not tried out in a process of their own: test_import_limits.py is about that."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (mlflow, onnx_importer):
+            patch.setattr(module, "try_graphs", lambda files, folder: [check_graph(file, folder) for file in files])
+        yield
 
 
 def write_model(folder: Path, text: str, example: Any = None) -> Path:
@@ -193,6 +206,7 @@ def test_external_data_comes_along(tmp_path: Path) -> None:
     assert set(draft.files) == {"model.onnx", "weights"}
 
 
+@pytest.mark.long
 def test_a_file_of_trees_is_taken_from_its_own_format(tmp_path: Path) -> None:
     lightgbm = pytest.importorskip("lightgbm")
     x = np.random.default_rng(1).standard_normal((60, 3))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ from onnx import TensorProto, helper
 
 from onward.errors import UsageError
 from onward.package.digest import read_lock
+from onward.package.graphcheck import check_graph
+from onward.package.importers import onnx as onnx_importer
+from onward.package.importers import triton
 from onward.package.importers.moved import Moved
 from onward.package.importers.triton import import_triton
 from onward.package.manifest import load_manifest
@@ -24,6 +28,15 @@ ONE = 'backend: "onnxruntime" max_batch_size: 4\n'
 X = 'input { name: "x" data_type: TYPE_FP32 dims: 4 }\n'
 Y = 'output { name: "y" data_type: TYPE_FP32 dims: 3 }\n'
 ROWS = np.random.default_rng(7).standard_normal((5, 4)).astype(np.float32)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick() -> Iterator[None]:
+    """Graphs are checked but not tried out in a process of their own: test_import_limits.py is about that."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (triton, onnx_importer):
+            patch.setattr(module, "try_graphs", lambda files, folder: [check_graph(file, folder) for file in files])
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +148,8 @@ def test_importing_again_changes_nothing_and_other_contents_are_refused(tmp_path
         (ONE + X.replace("FP32", "FP64") + Y, "another datatype"),
         (ONE + X.replace("dims: 4", "dims: 5") + Y, "not the shape that the model has"),
         (ONE + X.replace("dims: 4", "dims: -1") + Y, "not the shape that the model has"),
+        (ONE + X.replace("dims: 4", "dims: 0") + Y, "a size that no tensor has"),
+        (ONE + X.replace("dims: 4", "dims: [ 1000000, 1000000 ]") + Y, "absurd size"),
         (ONE + X.replace('"x"', '"z"') + Y, "leaves out inputs"),
         (ONE + X + Y.replace('"y"', '"z"'), 'no output "z"'),
         (ONE + X.replace("dims: 4", "dims: [ -1, 4 ]") + Y, "with a batch in front"),
