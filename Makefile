@@ -1,6 +1,6 @@
 # Everything installs itself into .venv from the pinned locks in requirements/.
 .DEFAULT_GOAL := help
-.PHONY: help run gallery test test-all check bench lock clean
+.PHONY: help run gallery test test-all check mutate bench lock clean
 PY := .venv/bin/python
 PIP := $(PY) -m pip install -qq --disable-pip-version-check
 ONCE ?=
@@ -26,6 +26,9 @@ check: .venv/.dev  ## style, types, layers
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 	.venv/bin/lint-imports
+
+mutate: .venv/.dev  ## switch each protection off in turn: one that no test misses fails
+	$(PY) tools/mutate.py
 
 bench: .venv/.dev  ## side by side with other servers, on this machine
 	$(PY) -m bench.run

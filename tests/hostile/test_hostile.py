@@ -21,11 +21,13 @@ MEMORY_BYTES = 512 << 20
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    """What came of opening each."""
+def told(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """What came of opening each that a test asks for."""
     place = tmp_path_factory.mktemp("hostile")
+    called = [getattr(item, "callspec", None) for item in request.session.items]
+    asked = {call.params["hostile"].name for call in called if call is not None and "hostile" in call.params}
     (place / "harmless").mkdir()
-    paths = [("harmless", str(harmless(place / "harmless"))), *((one.name, path) for one, path in built(place))]
+    paths = [("harmless", str(harmless(place / "harmless"))), *((one.name, path) for one, path in built(place, asked))]
     (place / "list.json").write_text(json.dumps([path for _, path in paths]))
     environment = os.environ | {"ONWARD_CACHE": str(place / "cache"), "PYTHONPATH": str(Path.cwd())}
     made = subprocess.run(

@@ -174,6 +174,8 @@ def _checked_entries(opened: zipfile.ZipFile, archive: Path) -> dict[str, zipfil
     if len(opened.infolist()) > MAX_FILES:
         raise PackageError("too many files", where=where, expected=f"at most {MAX_FILES}")
     for entry in opened.infolist():
+        if not entry.filename:
+            raise PackageError("a file without a name", where=where, expected="paths inside the package")
         kind = stat.S_IFMT(entry.external_attr >> 16)
         if entry.is_dir() or kind not in (0, stat.S_IFREG) or entry.flag_bits & 0x1:
             raise PackageError(f'"{entry.filename}" is not a plain file', where=where, expected="plain files only")

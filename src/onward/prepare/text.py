@@ -20,17 +20,21 @@ class TokenizePreparation:
     def __init__(self, file: Path, field: Field, *, max_tokens: int, outputs: tuple[str, ...]) -> None:
         try:
             tokenizer = Tokenizer.from_file(str(file))
-        except Exception as error:  # the library raises bare Exception
-            raise PackageError(f"{file.name} is not a tokenizer: {error}") from error
-        # The settings in the file are those of some training run; ours are the manifest's.
-        tokenizer.no_padding()
-        around = tokenizer.num_special_tokens_to_add(False)
-        if max_tokens <= around:  # the library would not truncate at all
+            # The settings in the file are those of some training run; ours are the manifest's.
+            tokenizer.no_padding()
+            around = tokenizer.num_special_tokens_to_add(False)
+            if max_tokens > around:  # the library would not truncate at all
+                tokenizer.enable_truncation(max_tokens)
+            tokenizer.encode("")  # templates may name tokens that are nowhere
+        except BaseException as error:  # the library raises bare Exception
+            if not _is_its_own(error):
+                raise
+            raise PackageError(f"{file.name} is not a tokenizer: {error}") from None
+        if max_tokens <= around:
             raise PackageError(
                 "max_tokens leaves no room for the text", where=file.name, expected=f"more than the {around} tokens "
                 "that the tokenizer puts around a text", found=str(max_tokens),
             )  # fmt: skip
-        tokenizer.enable_truncation(max_tokens)
         self._tokenizer = tokenizer
         self._field = field
         self._outputs = outputs
@@ -58,5 +62,12 @@ class TokenizePreparation:
         except TypeError:  # lone surrogates have no UTF-8 form
             expected = "valid Unicode text"
             raise WrongDatatype(where=self._field.name, expected=expected, found=ascii(text[:60])) from None
-        except Exception as error:  # bare Exception, as for a word that a vocabulary without unknowns does not have
+        except BaseException as error:  # bare Exception, as for a word that a vocabulary without unknowns does not have
+            if not _is_its_own(error):
+                raise
             raise InputError(f"the text cannot be tokenised: {error}", where=self._field.name) from None
+
+
+def _is_its_own(error: BaseException) -> bool:
+    """Whether the library raised it. A panic of its Rust code is no `Exception`, and would end a server's thread."""
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
