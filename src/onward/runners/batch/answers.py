@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from onward.package.manifest import Catalogue, Labels, Manifest, Named
-from onward.package.records import JsonText
+from onward.package.records import Entities, JsonText
 from onward.runners.batch.cells import as_json_text
 from onward.types import NUMPY_OF_DATATYPE, Array, Blob, Field
 
@@ -42,6 +42,10 @@ class AnswerColumns:
             hidden |= {step.scores, step.indices}
             for column in _label_columns(step):
                 columns[column.name] = column
+        for one in manifest.generate:
+            if isinstance(one, Entities):
+                hidden.add(one.scores)
+                columns[one.output] = AnswerColumn(name=one.output, type=pa.string(), json=True)
         parsed = {step.input for step in manifest.generate if isinstance(step, JsonText) and step.input}
         for name in [name for name in self._fields if name in wanted]:
             if name not in columns and (name not in hidden or name in outputs):
