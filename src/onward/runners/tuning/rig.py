@@ -33,6 +33,8 @@ _TOGETHER = 64
 _CONNECTIONS = 256
 _TIMEOUT_S = 30.0
 _INPUTS = 64
+_BEHIND_SHARE = 0.15  # less than one step of the search's rates
+_LOOK_S = 0.02  # how closely the end of a look is seen
 
 
 class LoopbackRig:
@@ -56,11 +58,14 @@ class LoopbackRig:
             opened(self._client, self._messages, per_s=per_s, seconds=seconds, connections=_CONNECTIONS,
                    seed=next(self._seed))
         )  # fmt: skip
+        # Beyond the throughput, answers fall behind by as much as the rate is beyond it, for as long as it lasts.
+        behind_s = seen.elapsed_s - seconds - min(seen.latencies_s, default=0.0)
         good = sum(one <= self._bound_s for one in seen.latencies_s)
         return Point(
             offered_per_s=round(per_s, 3), p50_ms=round(seen.quantile_s(0.5) * 1e3, 4),
             p99_ms=round(seen.quantile_s(0.99) * 1e3, 4), goodput_per_s=round(good / seconds, 2),
             failures=sum(seen.failures.values()), requests=seen.offered, late_ms=round(seen.late_s * 1e3, 4),
+            sustained=behind_s <= _BEHIND_SHARE * seconds + _LOOK_S,
         )  # fmt: skip
 
     def keep_answered(self) -> None:

@@ -27,7 +27,7 @@ _FINALISTS = 2
 _BELOW = 4  # from so many rates of the grid below the one that was held at first, the last climbs begin
 _LOOKS_A_CLIMB = 8  # about
 _DEEPEST = 16
-_BEYOND = 2.0  # a rate of so many times the throughput is none that any more could be learnt at
+_BEYOND = 50.0
 _SCREENING_SHARE = 0.55
 _OVERHEAD = 1.3  # a look takes a little longer than its window: the last answers are waited for
 _LEAST_WINDOW_S, _MOST_WINDOW_S = 0.2, 4.0
@@ -155,7 +155,7 @@ class Search:
         climb: list[Point] = []
         lowest = place
         while len(climb) < 2 or any(point.holds(self._found.bound_ms) for point in climb[-2:]):
-            if _rate(place) > _BEYOND * capacity_per_s and len(climb) >= 2:
+            if _rate(place) > _BEYOND * capacity_per_s and len(climb) >= 2:  # so wrong that throughput cannot be
                 break
             climb.append(rig.at_rate(_rate(place), window_s))
             place += 1

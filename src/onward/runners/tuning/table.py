@@ -48,6 +48,6 @@ def _curve(trial: Trial, bound_ms: float) -> Table:
         colour = "green" if point.holds(bound_ms) else "red"
         table.add_row(
             f"{point.offered_per_s:.1f}", f"{point.p50_ms:.2f}", f"[{colour}]{point.p99_ms:.2f}[/]",
-            f"{point.goodput_per_s:.1f}", str(point.failures or ""),
+            f"{point.goodput_per_s:.1f}", str(point.failures or "") if point.sustained else "falls behind",
         )  # fmt: skip
     return table

@@ -25,7 +25,8 @@ class Setting:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
     """A load at one rate. `goodput_per_s` counts the answers within the bound; `late_ms` is how late the client itself
-    sent at p99, which is part of the latencies. `failures` are all that were not answered with 2xx.
+    sent at p99, which is part of the latencies. `failures` are all that were not answered with 2xx. It is not
+    `sustained` where answers fell behind: in so short a look that need not show in the latencies yet.
     """
 
     offered_per_s: float
@@ -35,10 +36,11 @@ class Point:
     failures: int = 0
     requests: int = 0
     late_ms: float = 0.0
+    sustained: bool = True
 
     def holds(self, bound_ms: float) -> bool:
-        """Whether p99 was within the bound and nobody was turned away."""
-        return not self.failures and self.p99_ms <= bound_ms
+        """Whether p99 was within the bound, nobody was turned away, and it could go on like that."""
+        return self.sustained and not self.failures and self.p99_ms <= bound_ms
 
 
 @dataclass(slots=True, kw_only=True)
@@ -86,4 +88,5 @@ def _median(points: Sequence[Point]) -> Point:
         offered_per_s=of("offered_per_s"), p50_ms=of("p50_ms"), p99_ms=of("p99_ms"), goodput_per_s=of("goodput_per_s"),
         failures=int(statistics.median_high([point.failures for point in points])),
         requests=sum(point.requests for point in points), late_ms=of("late_ms"),
+        sustained=2 * sum(point.sustained for point in points) >= len(points),
     )  # fmt: skip

@@ -50,7 +50,12 @@ class Queue:
         share = per_s / self.machine.shaken(self.per_s)
         p99_ms = self.machine._service_ms * 4.6 / (1 - share) if share < 1 else 1e4
         return Point(
-            offered_per_s=per_s, p50_ms=p99_ms / 6, p99_ms=p99_ms, goodput_per_s=per_s, failures=int(share > 1.2)
+            offered_per_s=per_s,
+            p50_ms=p99_ms / 6,
+            p99_ms=p99_ms,
+            goodput_per_s=per_s,
+            failures=int(share > 3),
+            sustained=share < 1.15,
         )
 
 
@@ -138,6 +143,12 @@ def test_every_climb_goes_on_until_it_fails_so_that_no_setting_is_held_down_by_i
             assert not any(point.holds(20.0) for point in rising[-2:]) or rising[-1].offered_per_s > 1.5 * (
                 trial.capacity_per_s
             )
+
+
+def test_a_rate_that_cannot_go_on_is_not_held_though_it_is_within_the_bound_so_far() -> None:
+    found = search(Machine(by_layout_and_batch, service_ms=0.01), bound_ms=1e6)
+    assert found.best is not None
+    assert 0.9 * 2600 < found.final(found.best).held_per_s(1e6) < 1.2 * 2600
 
 
 def test_turns_are_taken_so_that_none_is_always_first() -> None:
