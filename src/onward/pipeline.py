@@ -61,7 +61,11 @@ class Pipeline:
             manifest, package.folder, tensors=[spec.name for spec in self.signature.tensor_outputs]
         )
         self.default_fetches = self.fetches()
-        self.invariant = _invariant(self) if manifest.batching.mode == "invariant" else None
+        try:
+            self.invariant = _invariant(self) if manifest.batching.mode == "invariant" else None
+        except BaseException:
+            self.close()
+            raise
 
     @classmethod
     def open(cls, path: str | Path, *, check: bool = True, decide: bool = True) -> Pipeline:

@@ -19,6 +19,7 @@ from onward.telemetry import ModelMetrics
 from onward.types import Array
 from tests import packages
 from tests.packages import field_toml, graph, manifest, value
+from tests.unit.runners.batch.jobs import read, score, write
 
 INVARIANT = '[batching]\nmax_batch_size = 8\nmode = "invariant"\n'
 FIELDS = [field_toml("input", "x", "FP32", (3,)), field_toml("output", "y", "FP32", (3,))]
@@ -78,6 +79,19 @@ async def test_a_model_of_rows_shares_batches_and_its_bits_are_those_of_a_row_al
         assert pipeline.batch_rows > 1
         alone = [pipeline.run({"x": row[None]}, ["y"])[0].tobytes() for row in rows]
         assert [row.tobytes() for row in await asked_together(pipeline, rows)] == alone
+
+
+def test_a_scoring_job_gives_the_bits_of_a_row_alone(tmp_path: Path) -> None:
+    weights = np.random.default_rng(1).normal(size=(3, 3)).astype(np.float32)
+    honest = package(tmp_path / "p", helper.make_node("MatMul", ["x", "w"], ["y"]), constants={"w": weights})
+    rows = [{"id": number, "x": [0.1 * number, -0.7, number / 3]} for number in range(100)]
+    source = write(tmp_path / "in.jsonl", rows)
+    for folder in (honest, less_the_mean(tmp_path / "q")):
+        with Pipeline.open(folder) as pipeline:
+            wanted = [pipeline({"x": row["x"]}).tensors["y"][0].tobytes() for row in rows]
+        score(folder, source, tmp_path / f"{folder.name}.parquet")
+        found = sorted(read(tmp_path / f"{folder.name}.parquet"), key=lambda row: int(row["id"]))
+        assert [np.array(row["y"], np.float32).tobytes() for row in found] == wanted
 
 
 def test_a_model_that_throws_dice_is_refused(tmp_path: Path) -> None:
