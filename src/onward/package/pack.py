@@ -181,7 +181,11 @@ def _draft(source: Any, info: PackageInfo, original: _Original) -> Draft:
         from onward.package.importers.sklearn import draft_of_sklearn
 
         return draft_of_sklearn(source, info, sample=sample, tolerance=tolerance)
-    expected = f"{_KINDS}, or a scikit-learn, XGBoost, LightGBM or CatBoost estimator"
+    if "torch" in families:
+        from onward.package.importers.torchmodule import draft_of_module
+
+        return draft_of_module(source, info, sample=sample, tolerance=tolerance)
+    expected = f"{_KINDS}, or a scikit-learn, XGBoost, LightGBM or CatBoost estimator, or a PyTorch module"
     raise UsageError("cannot pack this", expected=expected, found=f"{type(source).__module__}.{type(source).__name__}")
 
 
