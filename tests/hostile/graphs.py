@@ -135,7 +135,11 @@ add("text", b"not a graph")
 add("empty", b"")
 add("zeros", bytes(10 << 20))
 add("varint_without_end", b"\xff" * (10 << 20))
-add("small_fields", b"\x3a\x80\x80\x40" + b"\x0a\x00" * (1 << 19))
+named(
+    "half_a_million_nodes",
+    lambda place: tiny(place, {"model.onnx": b"\x3a\x80\x80\x40" + b"\x0a\x00" * (1 << 19)}),
+    "REFUSED_GRAPH",
+)
 
 
 @case("REFUSED_GRAPH")

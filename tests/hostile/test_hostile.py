@@ -11,6 +11,10 @@ from typing import Any
 
 import pytest
 
+from onward.errors import PackageError
+from onward.package.digest import package_files
+from onward.package.manifest import load_manifest
+from onward.package.package import check_contents
 from tests.hostile import contents, graphs
 from tests.hostile.cases import CASES, Case, built, harmless
 
@@ -52,3 +56,14 @@ def test_a_package_made_to_do_harm_is_refused_in_little_time_and_memory(
     assert found["said"] in hostile.codes
     assert found["cpu_s"] < CPU_S
     assert found["memory_bytes"] - told["harmless"]["memory_bytes"] < MEMORY_BYTES
+
+
+NATIVE = [one for one in CASES if one.name.startswith(("graph_", "tokenizer_", "gguf_")) and len(one.codes) == 1]
+
+
+@pytest.mark.parametrize("written", NATIVE, ids=lambda one: one.name)
+def test_what_native_code_would_read_is_refused_before_it_does(tmp_path: Path, written: Case) -> None:
+    folder = written.build(tmp_path)
+    with pytest.raises(PackageError):
+        package_files(folder)
+        check_contents(load_manifest(folder), folder)
