@@ -78,9 +78,8 @@ def check_graph(file: Path, folder: Path) -> tuple[str, ...]:
     Returns the files of its external data, as paths from the ONNX file's folder, sorted. Raises `RefusedGraph`
     naming the file, the node and what is wrong; also for a file that is not ONNX.
     """
-    if (
-        file.suffix.lower() == ".ort"
-    ):  # by this name, onnxruntime reads another format, which nothing here has looked at
+    # By this name, onnxruntime reads another format, which nothing here has looked at.
+    if file.suffix.lower() == ".ort":
         raise RefusedGraph("a file in onnxruntime's own format", where=str(file), expected="an ONNX model, NAME.onnx")
     if not file.is_file() or file.is_symlink():
         raise RefusedGraph("no such file", where=str(file), expected="an ONNX file inside the package")
