@@ -134,11 +134,11 @@ class _Judge:
             return
         try:
             theirs, ours = self._answers(request, old, new)
-        except MalformedBody as error:
+            difference, where = apart(theirs, ours, self._tolerance)
+        except (MalformedBody, RecursionError) as error:
             found.failed += 1
             found.note(Apart(line=request.line, where=f": {error}"))
             return
-        difference, where = apart(theirs, ours, self._tolerance)
         found.largest_difference = max(found.largest_difference, difference)
         if where:
             found.differing += 1

@@ -45,10 +45,12 @@ def as_items(body: Mapping[str, Any], names: Mapping[str, str]) -> Any:
     for tensor in body["inputs"]:
         shape, values = tuple(tensor["shape"]), list(flat(tensor.get("data", ())))
         if not shape or math.prod(shape) != len(values):
-            raise WrongShape(where=str(tensor["name"])[:80], expected=f"{math.prod(shape)} values",
+            raise WrongShape(where=tensor["name"][:80], expected=f"{math.prod(shape)} values",
                              found=f"{len(values)}")  # fmt: skip
+        if columns and shape[0] != rows:
+            raise WrongShape(where=tensor["name"][:80], expected=f"{rows} rows as before", found=f"{shape[0]}")
         rows = shape[0]
-        name = str(tensor["name"])
+        name = tensor["name"]
         columns[names.get(name, name)] = nested(values, shape)
     items = [{name: column[row] for name, column in columns.items()} for row in range(rows)]
     return items[0] if rows == 1 else items
@@ -126,18 +128,19 @@ def answer_of(form: Form, body: bytes, *, by_value: bool) -> Any:
         if form != "plain":
             raise MalformedBody(where="answer", expected="JSON", found=repr(body[:60])) from None
         told = body.decode("utf-8", "replace").strip()
-    if form == "v2":
-        told = _outputs(told)
-    elif form == "onward":
-        told = _told_by_onward(told)
-    return _by_value(told) if by_value else told
+    try:
+        if form == "v2":
+            told = _outputs(told)
+        elif form == "onward":
+            told = _told_by_onward(told)
+        return _by_value(told) if by_value else told
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError):
+        expected = "V2 outputs with data" if form == "v2" else "an answer of Onward"
+        raise MalformedBody(where="answer", expected=expected, found=str(told)[:80]) from None
 
 
 def _outputs(told: Any) -> dict[str, Any]:
-    try:
-        return {one["name"]: nested(list(flat(one["data"])), tuple(one["shape"])) for one in told["outputs"]}
-    except (KeyError, TypeError):
-        raise MalformedBody(where="answer", expected="V2 outputs with data", found=str(told)[:80]) from None
+    return {str(one["name"]): nested(list(flat(one["data"])), tuple(one["shape"])) for one in told["outputs"]}
 
 
 def _told_by_onward(told: Any) -> Any:

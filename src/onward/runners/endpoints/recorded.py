@@ -40,8 +40,15 @@ class Recorded:
     @property
     def is_v2(self) -> bool:
         """Whether the body is one of the Open Inference Protocol V2."""
-        inputs = self.value.get("inputs") if isinstance(self.value, dict) else None
-        return isinstance(inputs, list) and bool(inputs) and all(_is_tensor(one) for one in inputs)
+        value = self.value
+        inputs = value.get("inputs") if isinstance(value, dict) else None
+        if not isinstance(inputs, list) or not inputs or not all(_is_tensor(one) for one in inputs):
+            return False
+        outputs = value.get("outputs", [])
+        asked = isinstance(outputs, list) and all(
+            isinstance(one, dict) and isinstance(one.get("name"), str) for one in outputs
+        )
+        return asked and isinstance(value.get("parameters", {}), dict)
 
 
 def read_requests(file: Path) -> list[Recorded]:
@@ -99,4 +106,8 @@ def _raw(value: Mapping[str, Any], where: str) -> bytes | None:
 
 
 def _is_tensor(value: Any) -> bool:
-    return isinstance(value, dict) and "name" in value and "datatype" in value and "shape" in value
+    if not isinstance(value, dict) or not isinstance(value.get("parameters", {}), dict):
+        return False
+    shape = value.get("shape")
+    texts = isinstance(value.get("name"), str) and isinstance(value.get("datatype"), str)
+    return texts and isinstance(shape, list) and all(type(size) is int and size >= 0 for size in shape)

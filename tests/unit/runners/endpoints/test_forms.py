@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from onward.errors import MalformedBody, UsageError, WrongShape
 from onward.runners.endpoints import forms
+from onward.runners.endpoints.recorded import Recorded
 
 
 def v2(**tensors: tuple[list[int], list[Any]]) -> dict[str, Any]:
@@ -90,6 +91,53 @@ def test_answers_lose_their_envelopes() -> None:
     assert answer("onward", decided) == {"answer": {"y": 1}, "decision": {"outcome": "deny"}}
     assert answer("plain", [[0.5]]) == [[0.5]] and answer("plain", [[0.5]], by_value=True) == 0.5
     assert forms.answer_of("plain", b"cat\n", by_value=False) == "cat"
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=3)
+    | st.dictionaries(
+        st.sampled_from(["inputs", "outputs", "name", "shape", "datatype", "data", "answer", "decision", "x"]), inner,
+        max_size=5,
+    ),
+    max_leaves=12,
+)  # fmt: skip
+
+
+NEARLY_TENSOR = st.fixed_dictionaries(
+    {"name": st.sampled_from(["x", "n", 3, None]), "datatype": st.sampled_from(["FP32", 1])},
+    optional={
+        "shape": st.lists(st.integers(-1, 3), max_size=3) | st.text(max_size=2),
+        "data": JSON,
+        "parameters": JSON,
+    },
+)
+NEARLY_V2 = st.fixed_dictionaries(
+    {"inputs": st.lists(NEARLY_TENSOR, max_size=2)},
+    optional={"outputs": st.lists(NEARLY_TENSOR | JSON, max_size=2) | JSON, "parameters": JSON},
+)
+
+
+@given(st.sampled_from(["v2", "onward", "plain"]), JSON | NEARLY_V2, st.booleans())
+def test_whatever_json_an_endpoint_gives_is_read_or_refused(form: forms.Form, told: Any, by_value: bool) -> None:
+    try:
+        answer(form, told, by_value=by_value)
+    except MalformedBody:
+        assert form != "plain"
+
+
+@given(JSON | NEARLY_V2)
+def test_whatever_json_a_line_holds_becomes_a_body_of_either_form_or_is_refused(value: Any) -> None:
+    request = Recorded(line=1, value=value)
+    try:
+        if request.is_v2:
+            forms.as_items(value, {})
+            forms.renamed_v2(value, {}, {})
+        else:
+            forms.renamed_items(value, {"x": "y"})
+            forms.as_v2(value, {}, KNOWN, where="")
+    except (MalformedBody, WrongShape):
+        pass
 
 
 @pytest.mark.parametrize("told", [b"<html>", b"[1]", b"{}"])
