@@ -273,6 +273,7 @@ class FastProtocol(PatientProtocol):
         """Close after the answer that is due; an idle connection a little later, for what may be on its way on it."""
         if self.cycle is not None and not self.cycle.response_complete:
             self.cycle.keep_alive = False
+            self._patience.run_short()
             return
         self._last_call = True
         self.loop.call_later(_LAST_CALL_S, self._close_if_idle)

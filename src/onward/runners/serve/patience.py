@@ -9,8 +9,10 @@ from __future__ import annotations
 
 # The whole head, from its first byte.
 HEAD_S = 30.0
-# Silence in the middle of a body; and what it brings a second, on average, once it takes longer than that.
+# Silence in the middle of a body, and the same while the server drains; and what a body brings a second, on average, once
+# it takes longer than that.
 SILENCE_S = 30.0
+LAST_SILENCE_S = 3.0
 LEAST_BYTES_PER_S = 500
 # Answers of which nothing is read.
 UNREAD_S = 60.0
@@ -19,7 +21,7 @@ UNREAD_S = 60.0
 class Patience:
     """With one connection. Times are of the monotonic clock."""
 
-    __slots__ = ("_began_s", "_heard_bytes", "_heard_s", "_moved_s", "_unread_bytes")
+    __slots__ = ("_began_s", "_heard_bytes", "_heard_s", "_is_short", "_moved_s", "_unread_bytes")
 
     def __init__(self) -> None:
         self._heard_s = 0.0
@@ -27,6 +29,11 @@ class Patience:
         self._heard_bytes = 0
         self._unread_bytes = 0
         self._moved_s = 0.0
+        self._is_short = False
+
+    def run_short(self) -> None:
+        """The server drains: who is in the middle of a request may finish it, and may not keep everybody waiting."""
+        self._is_short = True
 
     def hear(self, now_s: float, size: int) -> None:
         """So many bytes have come."""
@@ -51,8 +58,9 @@ class Patience:
         """What would have been right of a request that is still to come; empty while there is time."""
         if not in_body:
             return f"the whole head within {HEAD_S:g} s" if now_s - self._began_s >= HEAD_S else ""
-        if self.silence_s(now_s) >= SILENCE_S:
-            return f"no more than {SILENCE_S:g} s of silence"
+        silence_s = min(LAST_SILENCE_S, SILENCE_S) if self._is_short else SILENCE_S
+        if self.silence_s(now_s) >= silence_s:
+            return f"no more than {silence_s:g} s of silence"
         if self._heard_bytes < (now_s - self._began_s - SILENCE_S) * LEAST_BYTES_PER_S:
             return f"{LEAST_BYTES_PER_S} bytes a second"
         return ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onward.runners.serve.patience import HEAD_S, LEAST_BYTES_PER_S, SILENCE_S, UNREAD_S, Patience
+from onward.runners.serve.patience import HEAD_S, LAST_SILENCE_S, LEAST_BYTES_PER_S, SILENCE_S, UNREAD_S, Patience
 
 
 def test_a_head_has_its_time_from_its_first_byte_however_often_more_of_it_comes() -> None:
@@ -54,3 +54,14 @@ def test_a_client_that_reads_a_little_is_waited_for_and_one_that_reads_nothing_i
     assert not patience.is_unread(400.0, 5)
     assert not patience.is_unread(400.0 + UNREAD_S - 1, 5)
     assert patience.is_unread(400.0 + UNREAD_S, 5)
+
+
+def test_while_a_server_drains_a_body_may_pause_for_seconds_only() -> None:
+    patience = Patience()
+    patience.hear(100.0, 100)
+    patience.begin()
+    patience.run_short()
+    assert not patience.has_run_out(100.0 + LAST_SILENCE_S - 0.1, in_body=True)
+    assert "silence" in patience.has_run_out(100.0 + LAST_SILENCE_S, in_body=True)
+    patience.hear(102.0, 100)
+    assert not patience.has_run_out(104.0, in_body=True)
