@@ -9,8 +9,8 @@ from __future__ import annotations
 
 # The whole head, from its first byte.
 HEAD_S = 30.0
-# Silence in the middle of a body, and the same while the server drains; and what a body brings a second, on average, once
-# it takes longer than that.
+# Silence in the middle of a body, and the same while the server drains; and what a body brings a second, on average,
+# once it takes longer than that.
 SILENCE_S = 30.0
 LAST_SILENCE_S = 3.0
 LEAST_BYTES_PER_S = 500
