@@ -46,7 +46,7 @@ def opened(word: str) -> tuple[str, ...]:
     return HOSTILE, "-k", f"({word} or harmless) and not native"
 
 
-TRUST = UNIT + "package/test_trust.py"
+TRUST = (UNIT + "package/test_trust.py", "-k", "not model_signing")
 ARCHIVE = UNIT + "package/test_archive.py"
 GRAPH = UNIT + "package/test_graphcheck.py"
 
@@ -74,9 +74,9 @@ PACKAGES = (
     never("an unpacked file's digest", P + "archive.py",
           "_extract(opened, entries[path], target / path, entries[path].file_size) != digest", ARCHIVE),
     never("a file that the lock does not list", P + "archive.py", "differing", ARCHIVE),
-    never("pipes in place of files", P + "reading.py", "not stat.S_ISREG(os.fstat(descriptor).st_mode)", TRUST),
-    never("links in place of files", P + "reading.py", "not links and file.is_symlink()", TRUST),
-    never("files without an end", P + "reading.py", "len(data) > limit_bytes", TRUST),
+    never("pipes in place of files", P + "reading.py", "not stat.S_ISREG(os.fstat(descriptor).st_mode)", *TRUST),
+    never("links in place of files", P + "reading.py", "not links and file.is_symlink()", *TRUST),
+    never("files without an end", P + "reading.py", "len(data) > limit_bytes", *TRUST),
     never("keys of many parts", P + "toml_text.py", "_DEEP.search(bare)", *opened("dotted")),
     never("numbers of many digits", P + "toml_text.py", "_LONG.search(bare)", *opened("hexadecimal or digits")),
     off("sizes in a manifest", P + "sections.py", "(size == -1 or 1 <= size < 1 << 31)", "True",
@@ -133,26 +133,26 @@ GRAPHS = (
 )  # fmt: skip
 
 SIGNATURES = (
-    never("the signature itself", P + "trust.py", "path is None or key is None or not _fits(attestation, key)", TRUST),
+    never("the signature itself", P + "trust.py", "path is None or key is None or not _fits(attestation, key)", *TRUST),
     off("what the signature is of", P + "trust.py",
-        "key.verify(attestation.signature, signed_bytes(attestation.payload), _algorithm(key))", "pass", TRUST),
+        "key.verify(attestation.signature, signed_bytes(attestation.payload), _algorithm(key))", "pass", *TRUST),
     never("the lock that was signed", P + "trust.py", 'signed.pop(LOCK_FILE, "") != hashlib.sha256(data).hexdigest()',
-          TRUST),
+          *TRUST),
     off("the policy of opening", P + "package.py", "lock = read_trusted_lock(folder) if verify else read_lock(folder)",
-        "lock = read_lock(folder)", TRUST),
+        "lock = read_lock(folder)", *TRUST),
     off("the policy of looking", P + "package.py", "    lock = read_trusted_lock(folder)\n    file",
-        "    lock = read_lock(folder)\n    file", TRUST),
+        "    lock = read_lock(folder)\n    file", *TRUST),
     off("the policy of a repository", P + "repository.py", "verify_folder(self.root, read_trusted_lock(self.root))",
-        "verify_folder(self.root, read_lock(self.root))", TRUST),
+        "verify_folder(self.root, read_lock(self.root))", *TRUST),
     off("the policy of installing", P + "repository.py", "        lock = read_trusted_lock(source)\n",
-        "        lock = read_lock(source)\n", TRUST),
+        "        lock = read_lock(source)\n", *TRUST),
     off("the policy of an archive", P + "archive.py",
         "lock = read_trusted_lock(temporary) if signed else read_lock(temporary)", "lock = read_lock(temporary)",
-        TRUST),
+        *TRUST),
     off("a key of another curve", P + "trust.py",
-        "if not isinstance(key, EllipticCurvePublicKey) or key.curve.name not in _CURVES:", "if False:", TRUST),
+        "if not isinstance(key, EllipticCurvePublicKey) or key.curve.name not in _CURVES:", "if False:", *TRUST),
     off("a manifest's own digest", P + "package.py",
-        "if hashlib.sha256(data).hexdigest() != lock.files.get(MANIFEST_FILE):", "if False:", TRUST),
+        "if hashlib.sha256(data).hexdigest() != lock.files.get(MANIFEST_FILE):", "if False:", *TRUST),
     never("places that may be fetched from", P + "sources.py",
           "not any(source.is_within(prefix) for prefix in prefixes)", UNIT + "package/test_sources.py"),
     never("the digest of what was fetched", P + "sources.py", "found != source.sha256",
