@@ -6,9 +6,15 @@ import asyncio
 import contextlib
 import itertools
 import json
+import os
 from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+import httpx
+
+from tests.acceptance.conftest import Server
 
 OFFSETS = {"1.0.0": 1.0, "2.0.0": 5.0}
 """What each version of `tiny` adds to twice its input."""
@@ -82,4 +88,26 @@ class Callers:
             if "connection: close" in head:
                 self.told_to_close += 1
                 return
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.001)  # the server is to be busy, not this machine
+
+
+def workers(server: Server) -> list[dict[str, Any]]:
+    """What the admin port says of each."""
+    listed: list[dict[str, Any]] = httpx.get(server.admin_url + "/admin/workers", verify=False).json()["workers"]
+    return listed
+
+
+def workers_of(server: Server) -> dict[int, int]:
+    """Which worker, by its process id, has accepted the connection of a caller's port."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    port = f":{server.port:04X}"
+    callers = {row[9]: int(row[2].partition(":")[2], 16) for row in rows if row[1].endswith(port)}
+    found = {}
+    for pid in (one["pid"] for one in workers(server)):
+        for descriptor in os.listdir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+                name = os.readlink(f"/proc/{pid}/fd/{descriptor}")
+                caller = callers.get(name.removeprefix("socket:[").removesuffix("]"))
+                if caller:
+                    found[caller] = pid
+    return found

@@ -6,26 +6,22 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
 
 from onward.testing import tiny_package
-from tests.acceptance.calling import Callers
+from tests.acceptance.calling import Callers, workers, workers_of
 from tests.acceptance.conftest import STOP_TIMEOUT_S, Server, serving
 
-CALLERS = 24
+CALLERS = 16
+REPLACED_WITHIN_S = 5.0
 
 
-def workers(server: Server) -> list[dict[str, Any]]:
-    """What the admin port says of each."""
-    listed: list[dict[str, Any]] = httpx.get(server.admin_url + "/admin/workers").json()["workers"]
-    return listed
-
-
-async def until(holds: Callable[[], bool], within_s: float) -> float:
+async def until(holds: Callable[[], object], within_s: float) -> float:
     """Wait for something to become true; how long it took."""
     begun_s = time.monotonic()
     while not await asyncio.to_thread(holds):
@@ -40,37 +36,23 @@ def all_ready(server: Server, but: int = 0, count: int = 2) -> bool:
     return [one["state"] for one in found if one["pid"] != but] == ["ready"] * count
 
 
-def ports_of_clients(pid: int, port: int) -> set[int]:
-    """The callers' ports of the connections that a process has accepted on this port."""
-    inodes = set()
-    for descriptor in os.listdir(f"/proc/{pid}/fd"):
-        try:
-            name = os.readlink(f"/proc/{pid}/fd/{descriptor}")
-        except FileNotFoundError:  # closed meanwhile
-            continue
-        inodes.add(name.removeprefix("socket:[").removesuffix("]"))
-    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    return {
-        int(row[2].partition(":")[2], 16)
-        for row in rows
-        if row[9] in inodes and int(row[1].partition(":")[2], 16) == port and int(row[2].partition(":")[2], 16)
-    }
-
-
 async def test_a_worker_that_is_killed_loses_what_it_had_in_hand_and_nothing_else_and_is_replaced(
     tmp_path: Path,
 ) -> None:
     tiny_package(tmp_path / "tiny" / "1.0.0")
+    begun_s = time.monotonic()
     with serving(tmp_path, "--workers", "2") as server:
+        # Where a start takes about a second; on a machine that is busy with other things, in proportion.
+        within_s = max(REPLACED_WITHIN_S, 3 * (time.monotonic() - begun_s))
         callers = Callers(server.port, CALLERS)
-        await until(lambda: callers.counts["1.0.0"] > 500, 10)
-        for slot in (0, 1, 0):
+        await until(lambda: callers.counts["1.0.0"] > 200, 20)
+        for slot in (0, 1):
             pid = next(one["pid"] for one in workers(server) if one["slot"] == slot)
-            theirs = ports_of_clients(pid, server.port)
+            theirs = {port for port, owner in workers_of(server).items() if owner == pid}
             before = callers.lost.copy()
             os.kill(pid, signal.SIGKILL)
             answered = callers.counts["1.0.0"]
-            assert await until(lambda gone=pid: all_ready(server, gone), 5) < 5  # type: ignore[misc]
+            await until(lambda gone=pid: all_ready(server, gone), within_s)  # type: ignore[misc]
             assert callers.counts["1.0.0"] > answered, "nobody was answered meanwhile"
             assert httpx.get(server.url + "/v2/health/ready").status_code == 200
             lost = callers.lost - before
@@ -81,7 +63,7 @@ async def test_a_worker_that_is_killed_loses_what_it_had_in_hand_and_nothing_els
         await callers.stop()
         assert callers.wrong == [] and callers.refused == 0
         counted = httpx.get(server.admin_url + "/metrics").text
-        assert "onward_workers_replaced_total 3.0" in counted
+        assert "onward_workers_replaced_total 2.0" in counted
         assert "Traceback" not in server.log()
 
 
@@ -90,7 +72,7 @@ async def test_sigterm_under_load_answers_all_that_was_taken_and_exits_with_0(tm
     with serving(tmp_path, "--workers", "2") as server:
         pids = [one["pid"] for one in workers(server)]
         callers = Callers(server.port, CALLERS)
-        await until(lambda: callers.counts["1.0.0"] > 500, 10)
+        await until(lambda: callers.counts["1.0.0"] > 200, 20)
         callers.draining = True
         server.process.send_signal(signal.SIGTERM)
         await callers.stop_when_refused()
@@ -107,7 +89,7 @@ async def test_versions_are_swapped_under_load_without_a_lost_or_wrong_answer(tm
     newer = tiny_package(tmp_path / "newer", version="2.0.0", offset=5.0)
     with serving(root, "--workers", "2", "--watch-interval", "0.1") as server:
         callers = Callers(server.port, CALLERS)
-        await until(lambda: callers.counts["1.0.0"] > 500, 10)
+        await until(lambda: callers.counts["1.0.0"] > 200, 20)
         os.rename(newer, root / "tiny" / "2.0.0")
 
         def swapped() -> bool:
@@ -116,7 +98,7 @@ async def test_versions_are_swapped_under_load_without_a_lost_or_wrong_answer(tm
 
         await until(swapped, 10)
         old = callers.counts["1.0.0"]
-        await until(lambda: callers.counts["2.0.0"] > 500, 10)
+        await until(lambda: callers.counts["2.0.0"] > 200, 20)
         await callers.stop()
         assert callers.counts["1.0.0"] <= old + CALLERS  # what was under way
         assert callers.wrong == [] and not callers.lost and callers.refused == 0
@@ -168,14 +150,20 @@ def is_running(pid: int) -> bool:
 async def test_a_worker_that_dies_again_and_again_is_replaced_ever_later(tmp_path: Path) -> None:
     tiny_package(tmp_path / "tiny" / "1.0.0")
     with serving(tmp_path, "--workers", "2") as server:
-        pauses = []
+        killed: list[int] = []
         for _ in range(3):
-            pid = next(one["pid"] for one in workers(server) if one["slot"] == 1)
-            os.kill(pid, signal.SIGKILL)
-            pauses.append(await until(lambda gone=pid: all_ready(server, gone), 10))  # type: ignore[misc]
+            await until(partial(of_slot_1, server, killed), 20)
+            killed += of_slot_1(server, killed)
+            os.kill(killed[-1], signal.SIGKILL)
+        await until(lambda: not killed or all_ready(server, killed[-1]), 20)
         starts = [line for line in server.log().splitlines() if "another one starts in" in line]
         assert [line.rpartition(" in ")[2] for line in starts] == ["0 s", "0.25 s", "0.5 s"]
         assert httpx.post(server.url + "/v2/models/tiny/infer", json=BODY).status_code == 200
+
+
+def of_slot_1(server: Server, killed: Sequence[int]) -> list[int]:
+    """The process of slot 1, unless it is one of those."""
+    return [one["pid"] for one in workers(server) if one["slot"] == 1 and one["pid"] not in killed]
 
 
 BODY = {"inputs": [{"name": "x", "shape": [1, 3], "datatype": "FP32", "data": [1, 2, 3]}]}

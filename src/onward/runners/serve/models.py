@@ -86,6 +86,11 @@ class Models:
         return self.complete and not self.held
 
     @property
+    def looked(self) -> bool:
+        """The repository has been looked through once."""
+        return self._scanned
+
+    @property
     def complete(self) -> bool:
         """The same of this process alone, where several serve together."""
         return self._accepting and self._scanned and all(name in self._served for name in self._expected or ())

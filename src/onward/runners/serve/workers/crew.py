@@ -44,7 +44,7 @@ class Member:
         self.process = process
         self.link: Link | None = None
         self.reading: asyncio.Task[None] | None = None
-        self.state = State(complete=False)
+        self.state = State(looked=False, complete=False)
         self.spoke = False
         self.started_s = self.heard_s = time.monotonic()
         self.listens: tuple[int, ...] = ()
@@ -213,14 +213,22 @@ class Crew:
         self._changed()
 
     def _places(self, fit: Sequence[Member]) -> dict[Member, tuple[int, ...]]:
-        """The slots of each worker: its own, and those of who cannot accept now, so that nobody waits there."""
+        """The slots of each worker: its own, and those of who cannot accept now, so that nobody waits there.
+
+        Where no worker is fit, those accept that are not about to become so; at the start all do, to say that they are
+        not ready. Once the server was ready, callers wait for a new worker rather than be told that there is no model.
+        """
         places: dict[Member, list[int]] = {member: [] for member in self.up()}
         for slot, owner in enumerate(self.members):
-            if owner is not None and (owner.is_fit or (not fit and owner.is_up and not self._shared)):
+            alone = not fit and not self._shared
+            if owner is not None and (owner.is_fit or (alone and owner.is_up and self._may_accept(owner))):
                 places[owner].append(slot)
             elif fit and not self._shared:
                 places[min(fit, key=lambda member: len(places[member]))].append(slot)
         return {member: tuple(slots) for member, slots in places.items()}
+
+    def _may_accept(self, member: Member) -> bool:
+        return member.state.looked or not self._was_ready
 
     async def ask(self, member: Member, message: Message, *, timeout_s: float | None = None) -> Message:
         """Ask one worker. Raises `OnwardError`."""

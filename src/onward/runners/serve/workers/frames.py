@@ -126,8 +126,10 @@ class Command(msgspec.Struct, frozen=True, tag="command"):
 
 
 class State(msgspec.Struct, frozen=True, tag="state"):
-    """Worker to supervisor, whenever it changes: what it serves. `complete`: all that it should."""
+    """Worker to supervisor, whenever it changes: what it serves. `looked`: it has tried to load all that was there at
+    its start. `complete`: and serves all that it should."""
 
+    looked: bool
     complete: bool
     unloaded: tuple[str, ...] = ()
     served: tuple[Version, ...] = ()

@@ -198,6 +198,7 @@ class Worker:
         served = ((one.id.name, one.id.version, one.id.digest) for one in models.all())
         failed = ((name, version, error.code, str(error)) for (name, version), error in models.failed.items())
         return State(
+            looked=models.looked,
             complete=models.complete,
             unloaded=tuple(sorted(models.unloaded)),
             served=tuple(Version(*one) for one in served),
