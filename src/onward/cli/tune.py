@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from onward.cli.options import FILE, as_json
+from onward.cli.options import FILE, as_json, signed_by
 from onward.errors import BeyondBounds, UsageError
 
 
@@ -23,6 +23,7 @@ from onward.errors import BeyondBounds, UsageError
               help="Write the package with what was found there; may end in .onward.")  # fmt: skip
 @click.option("--version", "new_version", default="", help="With --out: its version; by default the next one.")
 @click.option("--apply", "in_place", is_flag=True, help="Write what was found into PACKAGE itself.")
+@signed_by
 @as_json
 def tune(
     package: str, p99_ms: float, budget_s: float, requests: Path | None, out: Path | None, new_version: str,

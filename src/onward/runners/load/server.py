@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +16,7 @@ from typing import NamedTuple
 import msgspec
 
 from onward.errors import ExecutionError
+from onward.package.trust import TRUST_VARIABLE
 
 _READY_S = 120.0
 _STOP_S = 30.0
@@ -31,16 +32,18 @@ class LocalServer(NamedTuple):
 
 
 @contextmanager
-def local_server(package: Path, place: Path, options: Sequence[str] = ()) -> Iterator[LocalServer]:
+def local_server(package: Path, place: Path, *, verified: bool = False) -> Iterator[LocalServer]:
     """A server of the package, ready, until the end of the block; its log and store lie in `place`.
 
-    Raises `ExecutionError` with the end of its log where it does not get ready.
+    A package that was made here, of one that was `verified`, needs no signature of its own. Raises `ExecutionError`
+    with the end of its log where it does not get ready.
     """
     port, admin_port = _free_ports()
     argv = [sys.executable, "-m", "onward", "serve", str(package), "--port", str(port), "--admin-port", str(admin_port)]
-    argv += ["--watch-interval", "0", "--no-relay", *options]
+    argv += ["--watch-interval", "0", "--no-relay"]
     log = place / f"serve-{port}.log"
-    environment = {name: value for name, value in os.environ.items() if name not in ("ONWARD_STORE", "ONWARD_KEY")}
+    left_out = {"ONWARD_STORE", "ONWARD_KEY", *([TRUST_VARIABLE] if verified else [])}
+    environment = {name: value for name, value in os.environ.items() if name not in left_out}
     environment["ONWARD_STORE"] = f"sqlite:///{place.resolve() / f'store-{port}.db'}"
     with log.open("wb") as sink:
         process = subprocess.Popen(

@@ -110,7 +110,7 @@ class Bench:
         with tempfile.TemporaryDirectory(prefix="onward-tune-") as made:
             place = Path(made)
             copy_with(self._package.folder, place / "package", values_of(setting), link=True)
-            with local_server(place / "package", place) as server:
+            with local_server(place / "package", place, verified=True) as server:
                 at = Place(host="127.0.0.1", port=server.port, tls=False, path="")
                 rig = LoopbackRig(self._runner, at, self._messages(at, server.name), bound_ms=self._bound_ms)
                 try:

@@ -135,7 +135,7 @@ def apply(package: Package, found: Found) -> PackageId:
         (folder / SIGNATURE_FILE).unlink(missing_ok=True)
     finally:
         shutil.rmtree(workplace, ignore_errors=True)
-    return open_package(folder).id
+    return open_package(folder, verify=False).id  # it was verified before, and changed here
 
 
 def _made(package: Package, found: Found, folder: Path, values: Mapping[str, str], *, link: bool) -> Package:
