@@ -34,12 +34,7 @@ def check_manifest(manifest: Manifest, document: Document) -> None:
     """Note in `document` whatever in the manifest contradicts itself."""
     _check_different(document, "input", [field.name for field in manifest.inputs])
     _check_different(document, "output", [field.name for field in manifest.outputs])
-    unknown_is_nan = {
-        column
-        for step in manifest.prepare
-        if isinstance(step, Table) and step.unknown == "nan"
-        for column in step.columns
-    }
+    in_table = {column for step in manifest.prepare if isinstance(step, Table) for column in step.columns}
     # The entity becomes no tensor, and what a feature always fills is never missing.
     needs_no_default = {feature.name for feature in manifest.features if feature.default is not None}
     if manifest.profile is not None:
@@ -47,7 +42,7 @@ def check_manifest(manifest: Manifest, document: Document) -> None:
     if manifest.execute.backend == "llama":
         needs_no_default.update(SETTABLE)
     for index, field in enumerate(manifest.inputs):
-        missing_is_nan = field.name in unknown_is_nan
+        missing_is_nan = field.name in in_table
         free = field.name in needs_no_default
         _check_input(document, f"input[{index}]", field, missing_is_nan=missing_is_nan, needs_no_default=free)
     for index, field in enumerate(manifest.outputs):
@@ -82,7 +77,7 @@ def _check_input(document: Document, path: str, field: Field, *, missing_is_nan:
     elif needs_no_default or field.required:
         pass
     elif not field.datatype.startswith("FP") and not (field.categories and missing_is_nan):
-        expected = 'a default; only FP16, FP32, FP64 and, with unknown = "nan", categories can be missing (NaN)'
+        expected = "a default; only FP16, FP32, FP64 and categories of a table can be missing (NaN)"
         document.problem(f"{path}.required", "an optional input needs a default", expected=expected)
 
 

@@ -76,20 +76,28 @@ def draft_of_catboost_file(
 
 def draft_of_catboost(model: Any, info: PackageInfo, *, sample: Any, tolerance: float | None = None) -> Draft:
     """Make a draft of a fitted estimator in this process, with the sample's column names as inputs."""
-    with tempfile.TemporaryDirectory(prefix="onward-import-") as folder:
-        file = Path(folder) / "model.json"
-        try:
-            model.save_model(str(file), format="json")
-        except Exception as error:  # CatBoost's own kind, which is not importable here without it
-            raise PackageError(f"CatBoost cannot save this model as JSON: {error}") from None
-        document = _parsed(file.read_bytes(), "the model")
-    read, frame = _read_with(document, sample, "")
+    read, frame = _read_with(_saved(model), sample, "")
     if read.classes and hasattr(model, "predict_proba"):
         labels = tuple(map(str, np.asarray(model.predict(sample)).ravel()))
         original = original_of(read, model.predict_proba(sample), labels)
     else:
         original = original_of(read, model.predict(sample, prediction_type=_prediction(read)))
     return draft_of_trees(read, info, frame=frame, original=original, tolerance=tolerance)
+
+
+def model_of_estimator(model: Any) -> TreeModel:
+    """The model of an estimator in this process that takes no categories."""
+    return read_catboost(_saved(model))
+
+
+def _saved(model: Any) -> Any:
+    with tempfile.TemporaryDirectory(prefix="onward-import-") as folder:
+        file = Path(folder) / "model.json"
+        try:
+            model.save_model(str(file), format="json")
+        except Exception as error:  # CatBoost's own kind, which is not importable here without it
+            raise PackageError(f"CatBoost cannot save this model as JSON: {error}") from None
+        return _parsed(file.read_bytes(), "the model")
 
 
 def _parsed(data: bytes, where: str) -> Any:

@@ -71,21 +71,24 @@ def draft_of_lightgbm(model: Any, info: PackageInfo, *, sample: Any, tolerance: 
 
     Columns that pandas calls categorical become categories. Raises like `draft_of_sklearn`.
     """
-    booster = getattr(model, "booster_", model)
     names = tuple(map(str, getattr(sample, "columns", ())))
-    read = read_lightgbm(booster.model_to_string(), names=names, columns=_category_columns(sample))
+    read = model_of_estimator(model, names=names, columns=_category_columns(sample))
     if hasattr(model, "predict_proba"):
-        # The estimator's classes may be of any type; a class of its own that one class makes is no probability.
-        classes = tuple(str(name) for name in model.classes_)
-        values, labels = np.asarray(model.predict_proba(sample)), tuple(map(str, model.predict(sample)))
-        if not read.classes:
-            raise UsageError("the classifier gives no probabilities", expected=", ".join(_CLASSIFIERS),
-                             found="an objective of its own")  # fmt: skip
-        read = replace(read, classes=classes)
-        original = original_of(read, values, labels)
+        original = original_of(read, model.predict_proba(sample), tuple(map(str, model.predict(sample))))
     else:
         original = original_of(read, model.predict(sample))
     return draft_of_trees(read, info, frame=frame_of_model(read, sample), original=original, tolerance=tolerance)
+
+
+def model_of_estimator(model: Any, *, names: Sequence[str] = (), columns: Sequence[str] | None = None) -> TreeModel:
+    """The model of an estimator or a booster in this process."""
+    read = read_lightgbm(getattr(model, "booster_", model).model_to_string(), names=names, columns=columns)
+    if not hasattr(model, "predict_proba"):
+        return read
+    if not read.classes:
+        raise UsageError("the classifier gives no probabilities", expected=", ".join(_CLASSIFIERS),
+                         found="an objective of its own")  # fmt: skip
+    return replace(read, classes=tuple(str(name) for name in model.classes_))  # of any type
 
 
 def read_lightgbm(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -12,7 +13,15 @@ from onward.package.examples import TOLERANCE
 from onward.package.importers.draft import Draft
 from onward.package.importers.extra import need
 from onward.package.importers.frame import Frame, frame_of
+from onward.package.importers.pipelinetail import Tail, join_tail, tail_of
 from onward.package.importers.scaling import Scaling, exact_scalers, has_decimals
+from onward.package.importers.sklearnparts import (
+    as_converted,
+    function_conversion,
+    function_types,
+    is_missing,
+    own_conversions,
+)
 from onward.package.importers.tablegraph import GraphOutput, convert, round_thresholds_down, surround
 from onward.package.importers.tabular import MARGINS, PREDICTION, SCORES, Original, draft_of_table
 from onward.package.importers.texts import Texts, texts_of
@@ -44,12 +53,17 @@ def draft_of_sklearn(estimator: Any, info: PackageInfo, *, sample: Any, toleranc
     if any(kinds) and not all(kinds) and not _takes_columns(estimator):
         expected = "a pipeline that begins with a ColumnTransformer, or columns of numbers only"
         raise UsageError("the estimator takes text and numbers in one table", expected=expected)
+    tail = tail_of(estimator)
+    if tail is not None:
+        return _draft_with_tail(estimator, tail, info, frame, original, None, tolerance)
     conversions: list[Callable[[], bytes]] = [
         lambda: _converted(estimator, frame, original),
         lambda: _converted(estimator, frame, original, scaling=Scaling()),
         lambda: _converted(estimator, frame, original, scaling=Scaling(single=True)),
         lambda: _converted(estimator, frame, original, double=True),
     ]
+    if original.output == MARGINS and len(original.classes) == 2:
+        conversions.append(lambda: _converted(estimator, frame, original, pair=True))
     if has_decimals(frame):
         typed = Scaling(frame=frame, columns=_columns_by_part(estimator))
         conversions.insert(2, lambda: _converted(estimator, frame, original, scaling=typed))
@@ -62,9 +76,43 @@ def _draft_with_texts(
     if frame.table and not _takes_columns(estimator):
         expected = "a pipeline that begins with a ColumnTransformer, or texts only"
         raise UsageError("the estimator takes texts and a table at once", expected=expected)
+    tail = tail_of(estimator)
+    if tail is not None:
+        return _draft_with_tail(estimator, tail, info, frame, original, texts, tolerance)
     conversions: list[Callable[[], bytes]] = [
         lambda: _converted(estimator, frame, original, texts=texts),
         lambda: _converted(estimator, frame, original, texts=texts, double=True),
+    ]
+    if original.output == MARGINS and len(original.classes) == 2:
+        conversions.append(lambda: _converted(estimator, frame, original, texts=texts, pair=True))
+    unknown = _unknown(estimator, frame)
+    return draft_of_table(info, frame, original, conversions, unknown=unknown, tolerance=tolerance, texts=texts)
+
+
+def _draft_with_tail(
+    estimator: Any, tail: Tail, info: PackageInfo, frame: Frame, original: Original, texts: Texts | None,
+    tolerance: float | None,
+) -> Draft:  # fmt: skip
+    scalings: list[Scaling | None] = [None, Scaling(), Scaling(single=True)]
+    if has_decimals(frame):
+        scalings.insert(2, Scaling(frame=frame, columns=_columns_by_part(estimator)))
+
+    def converted(scaling: Scaling | None, double: bool, exact: bool, zeros: bool) -> Callable[[], bytes]:
+        def convert() -> bytes:
+            initial = _initial(tail.front, frame, double=double)
+            front = _convert(tail.front, initial, replace(original, classes=()), scaling, texts, double)
+            model = join_tail(front, tail, original.output, exact=exact, zeros_missing=zeros)
+            wanted = GraphOutput(source=model.graph.output[0].name, name=original.output,
+                                 shape=original.values.shape[1:])  # fmt: skip
+            return surround(model, frame, [wanted], double=double, ids=_ids(model, frame, texts))
+
+        return convert
+
+    zeros_missing = (False, True) if tail.sparse_is_missing else (False,)
+    # trees compare what comes before them to the bit, so FP64 steps rounded to FP32 go before any other FP32 ones
+    fronts = [(None, False), (None, True), *((scaling, False) for scaling in scalings[1:])]
+    conversions = [
+        converted(*front, exact, zeros) for front in fronts for exact in (False, True) for zeros in zeros_missing
     ]
     unknown = _unknown(estimator, frame)
     return draft_of_table(info, frame, original, conversions, unknown=unknown, tolerance=tolerance, texts=texts)
@@ -109,29 +157,36 @@ def _converted(
     double: bool = False,
     scaling: Scaling | None = None,
     texts: Texts | None = None,
+    pair: bool = False,
 ) -> bytes:
-    types = need("skl2onnx.common.data_types", _PURPOSE)
-    number = types.DoubleTensorType if double else types.FloatTensorType
-    categories = [column.kind == "category" for column in frame.columns]
-    width = len(frame.columns)
-    if texts or (_takes_columns(estimator) and (frame.is_named or any(categories))):
-        # A column of texts is one to skl2onnx, which would pick the first of several; its ids only its vectorisers see.
-        kinds = {"category": types.StringTensorType([None, 1]), "text": types.Int64TensorType([None, 1])}
-        initial = [(column.name, kinds.get(column.kind, number([None, 1]))) for column in frame.columns]
-    elif all(categories):
-        initial = [("every column", types.StringTensorType([None, width]))]
-    else:
-        initial = [("every column", number([None, width]))]
+    initial = _initial(estimator, frame, double=double)
     model = _convert(estimator, initial, original, scaling, texts, double)
     if not double:
         round_thresholds_down(model, _boosted_thresholds(estimator))
     source = model.graph.output[1 if original.classes else 0].name
-    wanted = GraphOutput(source=source, name=original.output, shape=original.values.shape[1:])
-    # skl2onnx may rename inputs, but keeps their order
-    names = [tensor.name for tensor in model.graph.input]
-    ids = {name: texts.outputs(column.name) for name, column in zip(names, frame.columns, strict=True)
-           if column.kind == "text"} if texts else {}  # fmt: skip
-    return surround(model, frame, [wanted], double=double, ids=ids)
+    wanted = GraphOutput(source=source, name=original.output, shape=original.values.shape[1:], pair=pair)
+    return surround(model, frame, [wanted], double=double, ids=_ids(model, frame, texts))
+
+
+def _initial(estimator: Any, frame: Frame, *, double: bool) -> list[tuple[str, Any]]:
+    """The inputs as the converter takes them: one for each column, or one of every column."""
+    types = need("skl2onnx.common.data_types", _PURPOSE)
+    number = types.DoubleTensorType if double else types.FloatTensorType
+    found = {column.kind for column in frame.columns}
+    if "text" in found or (_takes_columns(estimator) and (frame.is_named or "category" in found)):
+        # A column of texts is one to skl2onnx, which would pick the first of several; its ids only its vectorisers see.
+        kinds = {"category": types.StringTensorType([None, 1]), "text": types.Int64TensorType([None, 1])}
+        return [(column.name, kinds.get(column.kind, number([None, 1]))) for column in frame.columns]
+    kind = types.StringTensorType if found == {"category"} else number
+    return [("every column", kind([None, len(frame.columns)]))]
+
+
+def _ids(model: Any, frame: Frame, texts: Texts | None) -> dict[str, list[str]]:
+    """The tensors of token ids by the model's input: skl2onnx may rename inputs, but keeps their order."""
+    if texts is None:
+        return {}
+    pairs = zip(model.graph.input, frame.columns, strict=True)
+    return {tensor.name: texts.outputs(column.name) for tensor, column in pairs if column.kind == "text"}
 
 
 def _convert(
@@ -152,19 +207,23 @@ def _convert(
     if original.classes:
         raw = {"raw_scores": True} if original.output == MARGINS else {}
         choices = [{id(estimator): {"zipmap": False} | raw}, {id(last): {"zipmap": False} | raw}, {id(last): raw}, {}]
-    conversions = _conversions() | (exact_scalers(scaling) if scaling else {})
+    conversions = _conversions() | own_conversions() | (exact_scalers(scaling) if scaling else {})
     conversions |= texts.conversions(double=double) if texts else {}
+    shapes = texts.shapes(double=double) if texts else {}
+    for kind in function_types(estimator):
+        conversions[kind], shapes[kind] = function_conversion(double)
     for options in choices:
         try:
-            return convert(
-                skl2onnx.convert_sklearn,
-                estimator,
-                initial_types=initial,
-                options=options or None,
-                custom_conversion_functions=conversions,
-                custom_shape_calculators=texts.shapes(double=double) if texts else {},
-                target_opset=TARGET_OPSET,
-            )
+            with as_converted(estimator):
+                return convert(
+                    skl2onnx.convert_sklearn,
+                    estimator,
+                    initial_types=initial,
+                    options=options or None,
+                    custom_conversion_functions=conversions,
+                    custom_shape_calculators=shapes,
+                    target_opset=TARGET_OPSET,
+                )
         except PackageError as error:
             if options == choices[-1] or not isinstance(error.__cause__, NameError):
                 raise
@@ -259,8 +318,9 @@ def _trained_categories(estimator: Any) -> dict[str, tuple[str, ...]]:
         for transformer, columns in groups:
             encoder = next((inner for inner in _parts(transformer) if hasattr(inner, "categories_")), None)
             for name, categories in zip(columns, getattr(encoder, "categories_", ()), strict=False):
-                if all(isinstance(category, str) for category in categories):
-                    found.setdefault(name, tuple(map(str, categories)))
+                present = [category for category in categories if not is_missing(category)]
+                if all(isinstance(category, str) for category in present):
+                    found.setdefault(name, tuple(map(str, present)))
     return found
 
 
@@ -289,11 +349,15 @@ def _column_names(columns: Any, names: list[str]) -> list[str]:
 
 
 def _unknown(estimator: Any, frame: Frame) -> Literal["error", "nan"]:
-    """Whether the estimator answers for categories that it was not trained with."""
+    """Whether the package answers for categories that the estimator was not trained with."""
     try:
         parameters = estimator.get_params(deep=True)
     except (AttributeError, TypeError) as error:
         raise PackageError(f"the estimator does not tell its parameters: {error}") from None
-    tolerant = any(key.endswith("handle_unknown") and value != "error" for key, value in parameters.items())
-    missing = any(column.kind == "category" and column.has_missing for column in frame.columns)
-    return "nan" if tolerant or missing else "error"
+    if any(column.kind == "category" and column.has_missing for column in frame.columns):
+        return "error"  # a missing one is NaN, and the graph cannot tell two kinds of NaN apart
+    return (
+        "nan"
+        if any(key.endswith("handle_unknown") and value != "error" for key, value in parameters.items())
+        else "error"
+    )

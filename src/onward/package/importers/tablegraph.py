@@ -24,11 +24,15 @@ UNKNOWN_CATEGORY = "onward:unknown"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GraphOutput:
-    """An output to give: the converter's name for it, the package's, and the shape of one item."""
+    """An output to give: the converter's name for it, the package's, and the shape of one item.
+
+    `pair`: the converter gives the margin of the second of two classes, and the first one's is its negative.
+    """
 
     source: str
     name: str
     shape: tuple[int, ...]
+    pair: bool = False
 
 
 def surround(
@@ -154,8 +158,17 @@ class _Writer:
             f"onward_{output.name}_number",
             self._constant(f"onward_{output.name}_shape", [-1, *output.shape]),
         )
+        source, pair = PREFIX + output.source, []
+        if output.pair:
+            first, both = f"onward_{output.name}_first", f"onward_{output.name}_both"
+            pair = [
+                helper.make_node("Neg", [source], [first], name=first),
+                helper.make_node("Concat", [first, source], [both], name=both, axis=1),
+            ]
+            source = both
         return [
-            helper.make_node("Cast", [PREFIX + output.source], [number], to=types.FLOAT, name=f"{number}_cast"),
+            *pair,
+            helper.make_node("Cast", [source], [number], to=types.FLOAT, name=f"{number}_cast"),
             helper.make_node("Reshape", [number, shape], [output.name], name=f"onward_{output.name}_reshape"),
         ]
 

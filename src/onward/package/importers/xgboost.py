@@ -65,18 +65,9 @@ def draft_of_xgboost_file(
 
 def draft_of_xgboost(estimator: Any, info: PackageInfo, *, sample: Any, tolerance: float | None = None) -> Draft:
     """Make a draft of an estimator or a booster in this process, with the sample's column names as inputs."""
-    missing = getattr(estimator, "missing", math.nan)
-    if missing is not None and missing == missing:
-        expected = "an estimator trained with missing = NaN"
-        raise UsageError("the estimator takes a number for missing", expected=expected, found=f"missing = {missing}")
-    booster = estimator.get_booster() if hasattr(estimator, "get_booster") else estimator
-    document = read_ubjson(bytes(booster.save_raw("ubj")), "the booster")
     names = tuple(map(str, getattr(sample, "columns", ())))
-    if booster is not estimator:  # what its own files say by this
-        document["learner"].setdefault("attributes", {}).setdefault("scikit_learn", "")
-    model = read_xgboost(document, names=names, categories=_pandas_categories(sample))
-    if hasattr(estimator, "classes_") and model.classes:
-        model = _with_classes(model, tuple(str(name) for name in estimator.classes_))
+    booster, document = _booster_of(estimator)
+    model = model_of_estimator(estimator, names=names, categories=_pandas_categories(sample))
     frame = frame_of_model(model, sample)
     if hasattr(estimator, "predict_proba"):
         labels = tuple(map(str, estimator.predict(sample)))
@@ -86,6 +77,33 @@ def draft_of_xgboost(estimator: Any, info: PackageInfo, *, sample: Any, toleranc
     else:
         original = original_of(model, estimator.predict(sample))
     return draft_of_trees(model, info, frame=frame, original=original, tolerance=tolerance)
+
+
+def model_of_estimator(
+    estimator: Any, *, names: Sequence[str] = (), categories: Mapping[str, Sequence[str]] | None = None
+) -> TreeModel:
+    """The model of an estimator or a booster in this process.
+
+    Raises `UsageError` where a number stands for missing values.
+    """
+    missing = getattr(estimator, "missing", math.nan)
+    if missing is not None and missing == missing:
+        expected = "an estimator trained with missing = NaN"
+        raise UsageError("the estimator takes a number for missing", expected=expected, found=f"missing = {missing}")
+    _, document = _booster_of(estimator)
+    model = read_xgboost(document, names=names, categories=categories)
+    if hasattr(estimator, "classes_") and model.classes:
+        model = _with_classes(model, tuple(str(name) for name in estimator.classes_))
+    return model
+
+
+def _booster_of(estimator: Any) -> tuple[Any, Any]:
+    """The booster and what it would write to a file."""
+    booster = estimator.get_booster() if hasattr(estimator, "get_booster") else estimator
+    document = read_ubjson(bytes(booster.save_raw("ubj")), "the booster")
+    if booster is not estimator:  # what its own files say by this
+        document["learner"].setdefault("attributes", {}).setdefault("scikit_learn", "")
+    return booster, document
 
 
 def read_xgboost(
