@@ -153,6 +153,22 @@ async def test_a_thousand_clients_that_leave_at_once_cost_next_to_nothing(server
     assert time.monotonic() - started_s < 0.5
 
 
+async def test_what_nobody_can_wait_for_any_more_is_told_in_time_and_never_computed(server: Server) -> None:
+    before = metrics(server, "roomy")
+    body = body_of(0.5)
+    first = asyncio.create_task(Connection(server.port, False).ask(head_of("roomy", body) + body))
+    await asyncio.sleep(0.1)
+    started_s = time.monotonic()
+    hurried = head_of("roomy", body, "X-Onward-Timeout-Ms: 100\r\n") + body
+    answers = await asyncio.gather(*(Connection(server.port, False).ask(hurried) for _ in range(50)))
+    assert 0.09 < time.monotonic() - started_s < 0.35
+    assert {status for status, _, _ in answers} == {504}
+    assert (await first)[0] == 200
+    after = metrics(server, "roomy")
+    assert after["onward_rows_total"] - before["onward_rows_total"] == 1
+    assert after["onward_requests_shed_totalexpired"] - before.get("onward_requests_shed_totalexpired", 0.0) == 50
+
+
 @pytest.mark.parametrize("how", ["header", "parameter"])
 async def test_urgent_requests_overtake_those_that_can_wait_and_all_are_answered(server: Server, how: str) -> None:
     order: list[str] = []

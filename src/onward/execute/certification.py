@@ -33,6 +33,7 @@ def invariant_execution(
     bounds = [*(bound for bound in LENGTH_BUCKETS if bound < longest), longest]
 
     def find_out() -> Shapes:
+        _log.info("%s: finding out, once for this machine, which shapes are invariant", manifest.package.name)
         started_s = time.monotonic()
         shapes = probe(
             inputs, [spec.name for spec in outputs], forward, samples=samples()[:_SAMPLES], pad=batching.pad,

@@ -6,13 +6,14 @@ digest, in the folder of caches. A file that is missing, broken or of another ke
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import logging
 import platform
 import secrets
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -58,11 +59,12 @@ def certified(key: HostKey, find_out: Callable[[], Shapes], *, cache: Path | Non
     if not key.digest:
         return find_out()
     file = certificate_file(key, cache)
-    kept = _read(file)
-    if kept is not None and kept.key == key and all(kept.rows.values()):
-        return Shapes(rows=kept.rows)
-    shapes = find_out()
-    _write(file, HostCertificate(key=key, rows=dict(shapes.rows)))
+    if (shapes := _known(file, key)) is not None:
+        return shapes
+    with _alone(file):
+        if (shapes := _known(file, key)) is None:
+            shapes = find_out()
+            _write(file, HostCertificate(key=key, rows=dict(shapes.rows)))
     return shapes
 
 
@@ -81,6 +83,24 @@ def processor(cpuinfo: Path) -> str:
         told = [line for line in first.splitlines() if line.split(":")[0].strip() in wanted]
     facts = "\n".join([platform.machine(), *(told or [platform.processor()])])
     return hashlib.sha256(facts.encode()).hexdigest()[:16]
+
+
+@contextmanager
+def _alone(file: Path) -> Iterator[None]:
+    """Workers that start together find it out once: the others wait. Where no lock is to be had, all find it out."""
+    with ExitStack() as stack:
+        with suppress(OSError):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            lock = stack.enter_context(file.with_suffix(".lock").open("ab"))
+            fcntl.flock(lock, fcntl.LOCK_EX)  # let go when the file is closed, or the process ends
+        yield
+
+
+def _known(file: Path, key: HostKey) -> Shapes | None:
+    kept = _read(file)
+    if kept is None or kept.key != key or not all(kept.rows.values()):
+        return None
+    return Shapes(rows=kept.rows)
 
 
 def _read(file: Path) -> HostCertificate | None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
+from threading import Thread
 
 import msgspec
 import pytest
 
+from onward.errors import NotInvariant
 from onward.execute.host_certificate import certificate_file, certified, host_key, processor
 from onward.execute.invariance import Shapes
 
@@ -61,6 +64,32 @@ def test_a_folder_that_cannot_be_written_costs_only_time(tmp_path: Path, caplog:
     (tmp_path / "certificates").write_text("a file")
     assert certified(KEY, find_out, cache=tmp_path) == FOUND
     assert "cannot be kept" in caplog.text
+
+
+def test_those_that_start_together_find_it_out_once(tmp_path: Path) -> None:
+    found: list[Shapes] = []
+    tried: list[int] = []
+
+    def slowly() -> Shapes:
+        tried.append(1)
+        time.sleep(0.1)
+        return FOUND
+
+    threads = [Thread(target=lambda: found.append(certified(KEY, slowly, cache=tmp_path))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [FOUND] * 4 and len(tried) == 1
+
+
+def test_who_waits_for_one_that_fails_finds_it_out_itself(tmp_path: Path) -> None:
+    def fail() -> Shapes:
+        raise NotInvariant
+
+    with pytest.raises(NotInvariant):
+        certified(KEY, fail, cache=tmp_path)
+    assert certified(KEY, find_out, cache=tmp_path) == FOUND
 
 
 def test_a_package_without_digest_is_not_kept(tmp_path: Path) -> None:
