@@ -1,4 +1,4 @@
-"""Imports an MLflow model: the folder with an `MLmodel` file, from its ONNX flavour or a file of trees.
+"""Imports an MLflow model, the folder with an `MLmodel` file: from ONNX, a file of trees or a Hugging Face folder.
 
 MLflow is not needed, and no pickle is opened: a flavour whose model is one is refused with what to do instead. The
 signature's columns become the package's inputs, and the input example its golden examples.
@@ -7,6 +7,7 @@ signature's columns become the package's inputs, and the input example its golde
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from onward.errors import PackageError, UsageError
 from onward.package.graphtrial import try_graphs
 from onward.package.importers.draft import Draft
 from onward.package.importers.graph import UnsupportedModel
+from onward.package.importers.huggingface import CONFIG_FILE, draft_of_folder
 from onward.package.importers.mlflow_example import read_example
 from onward.package.importers.onnx import draft_of_onnx
 from onward.package.importers.plainyaml import read_plain_yaml
@@ -33,6 +35,8 @@ MAX_BYTES = 4 << 20
 _LOGGED_AS_ONNX = "log it as ONNX (mlflow.onnx.log_model) and import that"
 _FROM_PYTHON = "in the process that has the model, onward.pack(model, OUT, sample=rows)"
 _TREES = ("xgboost", "lightgbm", "catboost")
+_HUGGING_FACE = ("sentence_transformers", "transformers")
+_SENTENCES = "model.sentence_transformer"
 _TREE_SUFFIXES = frozenset({".json", ".ubj", ".xgb", ".lgb", ".txt", ".cb", ".cbm", ".model"})
 _PICKLED_SUFFIXES = frozenset({".pkl", ".pickle", ".joblib", ".skops", ".pth", ".pt"})
 _INSTEAD = {
@@ -42,8 +46,7 @@ _INSTEAD = {
     "pytorch": f"export it with torch.onnx.export, then {_LOGGED_AS_ONNX}",
     "tensorflow": f"convert it with tf2onnx, then {_LOGGED_AS_ONNX}",
     "keras": f"convert it with tf2onnx, then {_LOGGED_AS_ONNX}",
-    "transformers": "pack the folder with its config.json, model.safetensors and tokenizer.json with onward pack",
-    "sentence_transformers": "pack the model's folder inside with onward pack",
+    "transformers": "the whole model: merge the adapter into it where it was trained, and log that",
     "spark": f"convert it with onnxmltools, then {_LOGGED_AS_ONNX}",
     "python_function": 'a folder with [execute] backend = "python", for onward pack (docs/how-to/python-backend.md)',
 }
@@ -82,6 +85,9 @@ def draft_of_mlflow(
             if model.example:
                 notes.append("the input example is not used: rows to compare on are made from the trees")
             return draft_of_tree_file(_file(model, data), info, tolerance=tolerance), tuple(notes)
+    for flavor in _HUGGING_FACE:
+        if flavor in model.flavors and not model.flavors[flavor].get("peft_adaptor"):
+            return _of_hugging_face(model, flavor, info, notes, tolerance), tuple(notes)
     raise _refusal(model)
 
 
@@ -148,7 +154,7 @@ def _refusal(model: MlflowModel) -> UnsupportedModel:
     reason = (
         "its model is a pickle, or of a format like it, and none is ever opened"
         if pickled
-        else ("it has no ONNX flavour and no file of trees")
+        else ("it has no flavour that is read here")
     )
     return UnsupportedModel(reason, where=str(model.folder), expected=_INSTEAD.get(first, _LOGGED_AS_ONNX),
                             found=", ".join(named) + (f" ({data})" if data else ""))  # fmt: skip
@@ -197,6 +203,30 @@ def _compared(model: MlflowModel, file: Path, info: PackageInfo, notes: list[str
             notes.append(f"the input example is not used: {error}")
         return draft_of_onnx(file, info, tolerance=tolerance, is_tried=True)
     return draft_of_onnx(file, info, tolerance=tolerance)
+
+
+def _of_hugging_face(
+    model: MlflowModel, flavor: str, info: PackageInfo, notes: list[str], tolerance: float | None
+) -> Draft:
+    """The draft of an encoder or classifier that MLflow keeps as its folder, the tokenizer beside it."""
+    notes.append("not compared with the original, which needs PyTorch: onward pack --reference does so")
+    if model.example:
+        notes.append("the input example is not used: nothing here says what the original answers on it")
+    if flavor == "sentence_transformers":
+        _file(model, f"{_SENTENCES}/{CONFIG_FILE}")
+        for file in (model.folder / _SENTENCES).rglob("*"):
+            if not file.resolve().is_relative_to(model.folder.resolve()):
+                raise PackageError("a link leads out of the folder", where=str(file))
+        return draft_of_folder(model.folder / _SENTENCES, info, tolerance=tolerance)
+    inner = str(model.flavors[flavor].get("model_binary", "model"))
+    with tempfile.TemporaryDirectory() as place:
+        for path in (CONFIG_FILE, "model.safetensors"):
+            (Path(place) / path).symlink_to(_file(model, f"{inner}/{path}"))
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            for path in (f"{inner}/{name}", f"components/tokenizer/{name}"):
+                if (model.folder / path).is_file() and not (Path(place) / name).exists():
+                    (Path(place) / name).symlink_to(_file(model, path))
+        return draft_of_folder(Path(place), info, tolerance=tolerance)
 
 
 def _columns(model: MlflowModel, draft: Draft, notes: list[str]) -> tuple[Field, ...]:

@@ -195,7 +195,7 @@ class _Parser:
         message = Message(f"{self._where}:{self._line()}" if closing else self._where)
         while not self._takes(closing):
             name = self._next("the name of a field")
-            if name.kind != "word":
+            if name.kind != "word" or name.text.startswith("-"):
                 raise self._problem(name.line, "not the name of a field", found=name.text)
             has_colon = self._takes(":")
             if self._takes("["):

@@ -25,6 +25,7 @@ from onward.package.records import PackageInfo, Table
 from onward.pipeline import Pipeline
 from onward.runners.local import run_package
 from tests.triton_models import layer, write, write_layer
+from tests.unit.package.importers.families import Family, tokenizer
 
 ROWS = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
 NAMES = ["sepal length", "sepal width", "petal length", "petal: width"]
@@ -223,6 +224,50 @@ def test_a_file_of_trees_is_taken_from_its_own_format(tmp_path: Path) -> None:
         row = np.float32(x[5])
         found = pipeline(dict(zip(names, row.tolist(), strict=True))).tensors["prediction"]
     np.testing.assert_allclose(np.ravel(found), trained.predict(row[None].astype(float)), rtol=1e-5)
+
+
+TRANSFORMERS = """flavors:
+  transformers:
+    code: null
+    components:
+    - tokenizer
+    framework: pt
+    instance_type: TextClassificationPipeline
+    model_binary: model
+    pipeline_model_type: BertForSequenceClassification
+    task: text-classification
+    tokenizer_type: BertTokenizerFast
+"""
+
+
+def test_a_transformers_flavour_is_taken_from_its_folders(tmp_path: Path) -> None:
+    model, folder = Family("bert"), tmp_path / "model"
+    model.write(folder / "model")
+    (folder / "components" / "tokenizer").mkdir(parents=True)
+    (folder / "model" / "tokenizer.json").rename(folder / "components" / "tokenizer" / "tokenizer.json")
+    draft, notes = imported(write_model(folder, TRANSFORMERS))
+    assert draft.manifest.package.task == "text-classification" and "not compared" in notes
+    with Pipeline.open(tmp_path / "package") as pipeline:
+        found = pipeline("the cat sat").answer
+    assert found["label"] == f"LABEL_{int(model.logits(tokenizer().encode('the cat sat').ids).argmax())}"
+
+
+def test_a_sentence_transformers_flavour_is_an_encoder(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    Family("roberta", architectures=["RobertaModel"]).write(folder / "model.sentence_transformer")
+    draft, _ = imported(write_model(folder, "flavors:\n  sentence_transformers:\n    code: null\n"))
+    assert draft.manifest.package.task == "text-embedding"
+
+
+def test_an_adapter_or_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "model", TRANSFORMERS.replace("code: null", "peft_adaptor: peft"))
+    with pytest.raises(UnsupportedModel, match="merge the adapter"):
+        imported(folder)
+    Family("bert").write(tmp_path / "elsewhere")
+    (folder / "model").symlink_to(tmp_path / "elsewhere")
+    (folder / "MLmodel").write_text(TRANSFORMERS, "utf-8")
+    with pytest.raises(PackageError, match="no such file"):
+        imported(folder)
 
 
 class Trap:

@@ -152,6 +152,7 @@ def test_each_way_to_write_a_value_is_read(text: str, expected: dict[str, list[A
         ("a: 09", 1, "not a number"),
         ("a: [1 2]", 1, "list without an end"),
         ("a: -word", 1, "not a value"),
+        ("-a: 1", 1, "not the name"),
         ("[type.url/x] { }", 1, "not text format"),
         ("a { " * (MAX_DEPTH + 2), 1, "nested deeper"),
     ],
