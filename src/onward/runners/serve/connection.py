@@ -5,6 +5,7 @@ Knows bytes, times and what is due to be answered; no routes and no models.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from functools import partial
@@ -31,6 +32,7 @@ class PatientProtocol(HttpToolsProtocol):
         super().__init__(*args, **named)
         self._idle_since_s: float | None = time.monotonic()
         self._patience = Patience()
+        self._timer: asyncio.TimerHandle | None = None
         self._lingering = False
         self._upgraded = False
         self._ignores_upgrade = False
@@ -49,6 +51,12 @@ class PatientProtocol(HttpToolsProtocol):
             transport.write(refusal(error, error.status, self.common_headers()))
             transport.close()
         self._sweep()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """uvicorn's, and no timer keeps what is left of the connection."""
+        super().connection_lost(exc)
+        if self._timer is not None:
+            self._timer.cancel()
 
     def _sweep(self) -> None:
         """Close the connection if it has been idle for the keep-alive time, or is slower than we have patience for;
@@ -72,7 +80,7 @@ class PatientProtocol(HttpToolsProtocol):
                 self._let_go()
         elif cycle is None or cycle.response_complete or cycle.more_body:
             self._hurry(now)
-        self.loop.call_later(_SWEEP_S, self._sweep)
+        self._timer = self.loop.call_later(_SWEEP_S, self._sweep)
 
     def _hurry(self, now: float) -> None:
         """See that the request that is being read is not too slow. Once it is being answered there is no hurry."""

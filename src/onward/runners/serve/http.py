@@ -74,6 +74,8 @@ class FastProtocol(PatientProtocol):
         if active is not None and not active.response_complete:
             active.abandon()
         self.pipeline.clear()
+        # Nothing is left that refers to itself: the collector comes so seldom that lost connections would pile up.
+        self.cycle = None
 
     def data_received(self, data: bytes) -> None:
         """uvicorn's, but a request in one piece whose head has been parsed before goes straight to its handler.

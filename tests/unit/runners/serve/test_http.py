@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import re
+import weakref
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -722,3 +724,22 @@ async def test_an_app_whose_client_left_is_told_also_where_more_was_pipelined(co
     assert first.disconnected
     await settle()
     assert connection.transport.written == b""
+
+
+@pytest.mark.parametrize("sent", [b"", post(), post("/wait"), post("/other"), post()[:-5], post("/other", b"abc")[:-1]])
+async def test_nothing_of_a_lost_connection_is_left_for_the_collector(sent: bytes) -> None:
+    connection = Connection()
+    if sent:
+        await connection.send(sent)
+    connection.protocol.connection_lost(None)
+    await settle()
+    protocol = weakref.ref(connection.protocol)
+    gc.disable()
+    try:
+        connection.waiting.clear()
+        connection.started.clear()
+        del connection.protocol
+        await settle()
+        assert protocol() is None
+    finally:
+        gc.enable()
