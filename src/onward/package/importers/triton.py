@@ -33,6 +33,7 @@ from onward.package.importers.triton_config import (
     TritonConfig,
     read_config,
 )
+from onward.package.importers.triton_stages import assemble_stages, steps_in_order
 from onward.package.pack import RunPackage, pack_draft
 from onward.package.records import Execute, Labels, PackageInfo
 from onward.package.repository import Repository
@@ -102,10 +103,10 @@ def import_triton(
                 continue
             for version in model.versions:
                 try:
-                    draft, notes = (
-                        _ensemble(model, version, found, move) if model.config.steps else _plain(model, version, move)
-                    )
-                    yield _install(model, draft, notes, move)
+                    if model.config.steps:
+                        yield _ensemble(model, version, found, move)
+                    else:
+                        yield _install(model, *_plain(model, version, move), move)
                 except OnwardError as error:
                     yield Moved.refusal(model.folder.name, error, version=version)
 
@@ -295,8 +296,11 @@ def _labels(model: _Model, outputs: Sequence[Field], root: Path, notes: list[str
     return chosen
 
 
-def _ensemble(model: _Model, version: str, found: Sequence[_Model], move: _Move) -> tuple[Draft, list[str]]:
-    """The draft of an ensemble: its models' graphs as one, compared with the models run one after the other."""
+def _ensemble(model: _Model, version: str, found: Sequence[_Model], move: _Move) -> Moved:
+    """Move an ensemble: its models' graphs as one, compared with the models run one after the other.
+
+    Where they cannot be joined, it becomes a package of stages.
+    """
     config = model.config
     if not config.inputs or not config.outputs:
         raise PackageError("an ensemble needs its inputs and outputs", where=str(model.folder))
@@ -310,24 +314,49 @@ def _ensemble(model: _Model, version: str, found: Sequence[_Model], move: _Move)
         for tensors in (config.inputs, config.outputs)
     )
     parts = in_order(parts, [spec.name for spec in inputs])
-    whole = joined(parts, inputs, outputs, name=model.name)
+    info = PackageInfo(name=model.name, version=version, licence=move.licence)
+    try:
+        whole = joined(parts, inputs, outputs, name=model.name)
+    except UnsupportedModel as error:
+        return _staged(model, info, [part.name for part in parts], found, move, reason=str(error))
     file = move.workplace / f"{model.name}-{version}" / MODEL_FILE
     file.parent.mkdir(parents=True)
     file.write_bytes(whole.SerializeToString())
-    draft = draft_of_onnx(file, PackageInfo(name=model.name, version=version, licence=move.licence))
+    draft = draft_of_onnx(file, info)
     if draft.feeds:
         draft = replace(draft, reference=run_in_turn(parts, draft.feeds, [spec.name for spec in outputs]))
     draft, notes = _settled(draft, model, move)
     names = ", ".join(dict.fromkeys(step.model for step in config.steps))
     notes.append(f"ensemble: {names} run as one graph, which holds their weights once more")
-    return draft, notes
+    return _install(model, draft, notes, move)
 
 
-def _part(step: EnsembleStep, found: Sequence[_Model], move: _Move) -> Part:
+def _staged(
+    model: _Model, info: PackageInfo, order: Sequence[str], found: Sequence[_Model], move: _Move, *, reason: str
+) -> Moved:
+    """Move an ensemble as a package of stages, each the package that its model became."""
+    config = replace(model.config, steps=steps_in_order(model.config.steps, order))
+    packages = {}
+    for step in config.steps:
+        part, version = _of_step(step, found)
+        packages[step.model, step.version] = (part.name if part is not None else "", version)
+    folder = move.workplace / f"{info.name}-{info.version}.package"
+    assemble_stages(folder, info, config, packages, repository=move.repository.root)
+    note = f"ensemble: a package of stages, which answers POST /models/{info.name} and nothing over V2"
+    notes = [*config.notes, f"{note}, since its graphs cannot be joined: {reason}"]
+    return _placed(model, info, folder, notes, move)
+
+
+def _of_step(step: EnsembleStep, found: Sequence[_Model]) -> tuple[_Model | None, str]:
+    """The model of a step, and which of its versions."""
     model = next((model for model in found if model.folder.name == step.model), None)
     if model is not None and model.config.steps:
         raise UnsupportedModel(f'a step is the ensemble "{step.model}"', expected="steps that are ONNX models")
-    version = str(step.version) if step.version > 0 else model.versions[-1] if model is not None else ""
+    return model, str(step.version) if step.version > 0 else model.versions[-1] if model is not None else ""
+
+
+def _part(step: EnsembleStep, found: Sequence[_Model], move: _Move) -> Part:
+    _, version = _of_step(step, found)
     file = move.graphs.get((step.model, version))
     if file is None:
         raise PackageError(f'a step needs the model "{step.model}" {version}', expected="a model that is imported, too")
@@ -340,10 +369,15 @@ def _part(step: EnsembleStep, found: Sequence[_Model], move: _Move) -> Part:
 
 
 def _install(model: _Model, draft: Draft, notes: Sequence[str], move: _Move) -> Moved:
-    """Pack the draft, put it into the repository, and say what came of it."""
+    """Pack the draft and put it into the repository."""
     info = draft.manifest.package
     folder = move.workplace / f"{info.name}-{info.version}.package"
     pack_draft(draft, folder, run_package=move.run_package)
+    return _placed(model, info, folder, notes, move)
+
+
+def _placed(model: _Model, info: PackageInfo, folder: Path, notes: Sequence[str], move: _Move) -> Moved:
+    """Put a package into the repository, and say what came of it."""
     lock = read_lock(folder)
     place = move.repository.install(folder, move=True)
     return Moved(source=model.folder.name, name=info.name, version=info.version, digest=lock.digest, path=place,

@@ -12,6 +12,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from onward.errors import UsageError
+from onward.opening import open_pipeline
 from onward.package.digest import read_lock
 from onward.package.graphcheck import check_graph
 from onward.package.importers import onnx as onnx_importer
@@ -311,6 +312,43 @@ def test_graphs_within_graphs_keep_their_names_in_an_ensemble(tmp_path: Path) ->
     with Pipeline.open(found.path) as pipeline:
         answer = pipeline({"IN": ROWS[0]}).tensors["OUT"]
     np.testing.assert_allclose(answer, -np.minimum(layer(ROWS[:1], 0, 3), 0.3), atol=1e-6)
+
+
+def write_scaler(folder: Path, version: int, scale: float) -> None:
+    """A model of an operator whose domain has a version of its own: y = (x - 1) * scale."""
+    value = helper.make_tensor_value_info
+    node = helper.make_node("Scaler", ["x"], ["y"], domain="ai.onnx.ml", offset=[1.0], scale=[scale])
+    graph = helper.make_graph([node], "g", [value("x", 1, ["n", 4])], [value("y", 1, ["n", 4])])
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", version)]
+    (folder / "1").mkdir(parents=True)
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), str(folder / "1" / "model.onnx"))
+    write_config(folder, ONE + X + Y.replace("dims: 3", "dims: 4"))
+
+
+@pytest.mark.parametrize(("width", "refused"), [(4, ""), (3, "is of another type")])
+def test_graphs_that_cannot_be_joined_become_stages_and_that_is_told(width: int, refused: str, tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    write_scaler(models / "first", 1, 2.0)
+    write_scaler(models / "then", 2, 3.0)
+    step = '{ model_name: "%s" input_map { key: "x" value: "%s" } output_map { key: "y" value: "%s" } }'
+    steps = [step % ("then", "MIDDLE", "OUT"), step % ("first", "IN", "MIDDLE")]
+    inputs, output = X.replace('"x"', '"IN"'), 'output { name: "%s" data_type: TYPE_FP32 dims: %d }\n'
+    write_config(models / "both" / "1", "")
+    write_config(
+        models / "both",
+        f'platform: "ensemble" max_batch_size: 8\n{inputs}{output % ("OUT", width)}{output % ("MIDDLE", 4)}'
+        f"ensemble_scheduling {{ step [ {', '.join(steps)} ] }}",
+    )
+    *_, found = import_triton(models, tmp_path / "out", models=["both"], run_package=run_package)
+    if refused:
+        assert refused in found.refused
+        return
+    assert found.path is not None, found.refused
+    assert any("a package of stages" in note and "ai.onnx.ml" in note for note in found.notes)
+    assert [stage.package for stage in load_manifest(found.path).stages] == ["first", "then"]
+    with open_pipeline(found.path, repositories=[tmp_path / "out"]) as pipeline:
+        answer = pipeline({"IN": [1, 2, 3, 4]}).answer
+    assert answer == {"MIDDLE": [0, 2, 4, 6], "OUT": [-3, 3, 9, 15]}
 
 
 def test_two_names_that_become_one_are_told_apart(tmp_path: Path) -> None:
