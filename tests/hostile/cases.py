@@ -5,12 +5,14 @@ Where it matters, the lock is right: whoever writes a package writes its lock.
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
 import socket
 import stat
 import struct
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,18 +67,18 @@ def tiny(place: Path, files: Mapping[str, bytes] | None = None, *, manifest: str
 
 
 def zipped(place: Path, entries: Mapping[str, bytes], *, mode: int = stat.S_IFREG | 0o644,
-           method: int = zipfile.ZIP_DEFLATED) -> Path:  # fmt: skip
-    """An archive of a package with further entries, which its lock lists."""
+           method: int = zipfile.ZIP_DEFLATED, left_out: Sequence[str] = ()) -> Path:  # fmt: skip
+    """An archive of a package with further entries, which its lock lists; some of them may be left out."""
     folder = tiny_package(place / "p")
     files = {name: file.read_bytes() for name, file in package_files(folder).items()}
-    import hashlib
-
     digests = {name: hashlib.sha256(data).hexdigest() for name, data in (files | dict(entries)).items()}
     lock = lock_text(Lock(digest=package_digest(digests), files=digests))
     archive = place / "p.onward"
     with zipfile.ZipFile(archive, "w") as opened:
         opened.writestr("onward.lock", lock)
         for name, data in (files | dict(entries)).items():
+            if name in left_out:
+                continue
             entry = zipfile.ZipInfo(name)
             entry.compress_type = method
             entry.external_attr = (mode if name in entries else stat.S_IFREG | 0o644) << 16
@@ -140,16 +142,23 @@ def archive_whose_file_is_larger_than_it_says(place: Path) -> Path:
 
 @case("INVALID_PACKAGE")
 def archive_of_files_that_overlap(place: Path) -> Path:
-    archive = zipped(place, {"one.bin": os.urandom(100_000), "two.bin": os.urandom(10)}, method=zipfile.ZIP_STORED)
-
-    def begin_inside(data: bytearray, at: int) -> None:
-        one = data.index(b"PK\x01\x02")
-        while data[one + 46 : one + 53] != b"one.bin":
-            one = data.index(b"PK\x01\x02", one + 1)
-        offset = struct.unpack_from("<L", data, one + 42)[0]
-        data[at + 42 : at + 46] = struct.pack("<L", offset + 10)
-
-    return _patched(archive, b"two.bin", begin_inside)
+    """One file holds the other, header and all; both are as the lock says. A bomb is made of a thousand of these."""
+    inner = io.BytesIO()
+    with zipfile.ZipFile(inner, "w") as opened:
+        opened.writestr(zipfile.ZipInfo("two.bin"), b"two")
+        two = opened.infolist()[0]
+        size = opened.fp.tell() if opened.fp else 0
+    outer = inner.getvalue()[:size]
+    archive = zipped(place, {"one.bin": outer, "two.bin": b"two"}, method=zipfile.ZIP_STORED, left_out=("two.bin",))
+    with zipfile.ZipFile(archive, "a") as opened:
+        one = opened.getinfo("one.bin")
+        two.header_offset = one.header_offset + 30 + len("one.bin")
+        opened.filelist.append(two)
+        opened.NameToInfo["two.bin"] = two
+        opened._didModify = True  # type: ignore[attr-defined]
+    with zipfile.ZipFile(archive) as opened:
+        assert opened.read("two.bin") == b"two" and opened.read("one.bin") == outer
+    return archive
 
 
 @case("INVALID_PACKAGE")

@@ -94,7 +94,7 @@ def verify_signature(folder: Path, keys: Iterable[Path]) -> Signed:
     try:
         data = read_plain(file, MAX_BYTES)
     except FileNotFoundError:
-        expected = f"a {SIGNATURE_FILE} by one of the trusted keys: onward sign PACKAGE --key KEY"
+        expected = f"an {SIGNATURE_FILE} by one of the trusted keys: onward sign PACKAGE --key KEY"
         raise NotSigned(where=str(folder), expected=expected) from None
     except OSError as error:
         raise SignatureRefused(f"it cannot be read: {error.strerror}", where=str(file)) from None
