@@ -48,7 +48,8 @@ def triton(repository: Path, out: Path, models: tuple[str, ...], licence: str, a
 def mlflow(folder: Path, out: Path, **options: Any) -> None:
     """Import an MLflow model, the FOLDER of an MLmodel file, as the package OUT. OUT may end in .onward.
 
-    Its ONNX flavour is taken, or the file of an XGBoost, LightGBM or CatBoost model. A pickle is never opened.
+    Its ONNX flavour is taken, the file of an XGBoost, LightGBM or CatBoost model, or the folder of a transformers or
+    sentence-transformers one. A pickle is never opened.
     """
     from onward.runners import migration
 

@@ -61,13 +61,7 @@ def answer_table(answer: Mapping[str, Any]) -> Table:
         if key in scored:
             for entry in value:
                 label = next((part for part_name, part in entry.items() if part_name not in ("score", "id")), "")
-                # A score with a reason is no share of anything: a bar would say nothing.
-                why = (
-                    f"[dim]{escape(str(entry['reason']))}[/]"
-                    if "reason" in entry
-                    else f"[cyan]{_bar(entry['score'])}[/]"
-                )
-                table.add_row(f"  {escape(str(label))}", f"{entry['score']:.3f}", why)
+                table.add_row(f"  {escape(str(label))}", f"{entry['score']:.3f}", _beside(entry))
         else:
             table.add_row(f"  {escape(key)}", escape(_readable(value)))
     return table
@@ -268,6 +262,15 @@ def show_moved(report: Mapping[str, Any]) -> None:
         _console.print(f"  [dim]{compared}[/]")
     for note in report["notes"]:
         _console.print(f"  [yellow]-[/] {escape(note)}")
+
+
+def _beside(entry: Mapping[str, Any]) -> str:
+    """What stands beside a score: its reason, the part of a text that it is about, else a bar."""
+    if "reason" in entry:  # then it is no share of anything: a bar would say nothing
+        return f"[dim]{escape(str(entry['reason']))}[/]"
+    if "text" in entry and "start" in entry:
+        return f"{escape(str(entry['text']))}  [dim]{entry['start']}–{entry['end']}[/]"
+    return f"[cyan]{_bar(entry['score'])}[/]"
 
 
 def _bar(score: float) -> str:

@@ -41,6 +41,21 @@ def test_scored_labels_are_bars_and_stand_for_the_best_one() -> None:
     ]
 
 
+def test_an_entity_shows_its_text_and_its_place_and_no_bar() -> None:
+    lines = drawn({"entities": [{"label": "PER", "score": 0.5, "text": "Ann [b]", "start": 3, "end": 10}]}).splitlines()
+    assert [line.split() for line in lines] == [["PER", "0.500", "Ann", "[b]", "3–10"]]
+
+
+def test_what_moved_here_is_told_with_its_notes_and_what_was_refused_with_its_reason(screen: io.StringIO) -> None:
+    terminal.show_moved({"source": "a", "name": "a", "version": "1", "path": "out/a/1", "compared": True, "rows": 3,
+                         "notes": ["optimization: passed over [x]"]})  # fmt: skip
+    terminal.show_moved({"source": "b", "version": "2", "refused": "no such file [x]", "notes": []})
+    assert [line.strip() for line in screen.getvalue().splitlines()] == [
+        "imported a 1 → out/a/1", "compared with the original on 3 rows", "- optimization: passed over [x]",
+        "refused b 2: no such file [x]",
+    ]  # fmt: skip
+
+
 def test_a_record_with_a_reason_shows_the_reason_and_no_bar() -> None:
     lines = drawn({"films": [{"id": 7, "title": "Alien", "score": 0.5, "reason": "popular [now]"}]}).splitlines()
     assert [line.split() for line in lines] == [["Alien", "0.500", "popular", "[now]"]]
