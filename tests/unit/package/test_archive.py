@@ -164,3 +164,18 @@ def test_a_damaged_archive_unpacks_or_is_refused(tmp_path: Path, models: ModuleT
         except PackageError:
             refused += 1
     assert refused > 100
+
+
+def test_a_list_of_more_entries_than_there_may_be_is_refused_before_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.hostile.cases import archive_that_is_all_list
+
+    archive = archive_that_is_all_list(tmp_path)
+
+    def read(*_: object) -> None:
+        pytest.fail("zipfile reads it, and makes an object of each")
+
+    monkeypatch.setattr(zipfile, "ZipFile", read)
+    with pytest.raises(PackageError, match="too many files"):
+        unpack(archive)
