@@ -24,7 +24,7 @@ from onward.package.importers.sklearnparts import (
 )
 from onward.package.importers.tablegraph import GraphOutput, convert, round_thresholds_down, surround
 from onward.package.importers.tabular import MARGINS, PREDICTION, SCORES, Original, draft_of_table
-from onward.package.importers.texts import Texts, texts_of
+from onward.package.importers.texts import IDS, Texts, texts_of
 from onward.package.parity import compare_labels
 from onward.package.records import PackageInfo
 
@@ -181,12 +181,12 @@ def _initial(estimator: Any, frame: Frame, *, double: bool) -> list[tuple[str, A
     return [("every column", kind([None, len(frame.columns)]))]
 
 
-def _ids(model: Any, frame: Frame, texts: Texts | None) -> dict[str, list[str]]:
-    """The tensors of token ids by the model's input: skl2onnx may rename inputs, but keeps their order."""
+def _ids(model: Any, frame: Frame, texts: Texts | None) -> dict[str, str]:
+    """The tensor of token ids by the model's inputs: skl2onnx may rename inputs, but keeps their order."""
     if texts is None:
         return {}
     pairs = zip(model.graph.input, frame.columns, strict=True)
-    return {tensor.name: texts.outputs(column.name) for tensor, column in pairs if column.kind == "text"}
+    return {tensor.name: IDS for tensor, column in pairs if column.kind == "text"}
 
 
 def _convert(

@@ -41,12 +41,12 @@ def surround(
     outputs: Sequence[GraphOutput],
     *,
     double: bool = False,
-    ids: Mapping[str, Sequence[str]] | None = None,
+    ids: Mapping[str, str] | None = None,
 ) -> bytes:
     """Rebuild a converted model (`onnx.ModelProto`) around the matrix.
 
     The model has either one input, the matrix itself or its text, or one for each column in their order. Inputs named
-    in `ids` are columns of texts, made of those tensors of token ids, INT64 [batch, length].
+    in `ids` are columns of texts: each is that tensor of token ids, INT64 [batch, length].
     With `double` its numbers are computed in FP64. Returns the serialised model.
     """
     onnx = need("onnx", "packing an estimator")
@@ -54,10 +54,9 @@ def surround(
     model = need("onnx.compose", "packing an estimator").add_prefix(model, PREFIX, rename_functions=False)
     writer = _Writer(onnx, frame, "DOUBLE" if double else "FLOAT")
     ids = ids or {}
-    named = {PREFIX + name: tensors for name, tensors in ids.items()}
-    for tensor in model.graph.input:
-        if tensor.name in named:
-            writer.join(named[tensor.name], tensor.name)
+    named = {PREFIX + name: tensor for name, tensor in ids.items()}
+    for name, tensor in named.items():
+        writer.same(tensor, name)
     writer.feed([tensor for tensor in model.graph.input if tensor.name not in named])
     nodes = [*writer.nodes, *model.graph.node]
     for output in outputs:
@@ -67,7 +66,10 @@ def surround(
         _needed(nodes, [output.name for output in outputs]),
         "onward",
         [
-            *(helper.make_tensor_value_info(name, types.INT64, ["batch", "length"]) for name in _tensors(ids)),
+            *(
+                helper.make_tensor_value_info(name, types.INT64, ["batch", "length"])
+                for name in dict.fromkeys(ids.values())
+            ),
             *([helper.make_tensor_value_info(MATRIX, types.FLOAT, ["batch", len(frame.table)])] if frame.table else []),
         ],
         [helper.make_tensor_value_info(output.name, types.FLOAT, ["batch", *output.shape]) for output in outputs],
@@ -107,10 +109,6 @@ def round_thresholds_down(model: Any, thresholds: Iterable[float]) -> None:
                         attribute.floats[index] = float(np.nextafter(np.float32(value), np.float32(-np.inf)))
 
 
-def _tensors(ids: Mapping[str, Sequence[str]]) -> list[str]:
-    return [name for tensors in ids.values() for name in tensors]
-
-
 class _Writer:
     def __init__(self, onnx: Any, frame: Frame, number: str) -> None:
         self._onnx = onnx
@@ -140,12 +138,9 @@ class _Writer:
             else:
                 self._cast(self._pick(index), tensor.name, tensor)
 
-    def join(self, tensors: Sequence[str], name: str) -> None:
-        """Make an input of token ids of those of its vectorisers, side by side."""
-        if len(tensors) == 1:
-            self._node("Identity", tensors, name)
-        else:
-            self._node("Concat", tensors, name, axis=1)
+    def same(self, tensor: str, name: str) -> None:
+        """Make an input of the converted model of a tensor as it is."""
+        self._node("Identity", [tensor], name)
 
     @staticmethod
     def _width(tensor: Any) -> int:

@@ -13,7 +13,8 @@ from onward.package.examples import TOLERANCE
 from onward.package.importers.draft import Draft
 from onward.package.importers.frame import Frame
 from onward.package.importers.tablegraph import MATRIX
-from onward.package.importers.texts import BODY_BYTES, Texts
+from onward.package.importers.texts import BODY_BYTES, IDS, ROW, Texts
+from onward.package.importers.vectorizer import UNKNOWN
 from onward.package.parity import compare, compare_labels
 from onward.package.records import Batching, GenerateStep, Labels, Limits, Manifest, PackageInfo, Table
 from onward.package.tensors import GraphSession
@@ -74,7 +75,9 @@ def draft_of_table(
             continue
         return Draft(
             manifest=_manifest(info, frame, original, unknown, texts),
-            files={MODEL_FILE: model} | _labels_file(original.classes) | (texts.files() if texts else {}),
+            files={MODEL_FILE: model}
+            | _labels_file(original.classes)
+            | (texts.files(MATRIX, len(frame.table)) if texts else {}),
             items=frame.items(),
             feeds=feeds,
             reference=reference,
@@ -89,11 +92,12 @@ def _manifest(
     info: PackageInfo, frame: Frame, original: Original, unknown: Literal["error", "nan"], texts: Texts | None
 ) -> Manifest:
     columns = tuple(column.name for column in frame.table)
-    table = (Table(columns=columns, output=MATRIX, unknown=unknown),) if columns else ()
+    output = MATRIX if texts is None or texts.is_single else ROW
+    table = (Table(columns=columns, output=output, unknown=unknown),) if columns else ()
     batching, limits = Batching(), Limits()
     if texts:
-        pad = {step.output: 0.0 for step in texts.steps}
-        batching, limits = Batching(max_batch_size=texts.largest_batch, pad=pad), Limits(body_bytes=BODY_BYTES)
+        batching = Batching(max_batch_size=texts.largest_batch, pad={IDS: UNKNOWN})
+        limits = Limits(body_bytes=BODY_BYTES)
     outputs = [Field(name=original.output, datatype="FP32", shape=original.values.shape[1:])]
     generate: tuple[GenerateStep, ...] = ()
     if original.classes:

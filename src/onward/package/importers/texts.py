@@ -1,7 +1,7 @@
 """The columns of texts of a scikit-learn pipeline: their vectorisers, and how a package prepares them.
 
-Each vectoriser has a step `tokenize` and its own range of ids. The ids of one column's vectorisers are laid side by
-side in the graph: an n-gram never reaches from one range into another.
+Each vectoriser has a step `tokenize` and its own range of ids. Where there are several, a graph lays their ids side by
+side, one sequence an item: an n-gram never reaches from one range into another.
 """
 
 from __future__ import annotations
@@ -24,9 +24,11 @@ from onward.package.importers.vectorizer import (
     write_counts,
     write_weights,
 )
-from onward.package.records import Tokenize
+from onward.package.records import PrepareGraph, Tokenize
 from onward.types import Array
 
+IDS, ROW = "ids", "row"
+PREPARE_FILE = "prepare.onnx"
 MOST_TOKENS = 1 << 20
 """More than a body of `BODY_BYTES` can hold, so that no text is cut off: the original cuts none."""
 BODY_BYTES = 1 << 20
@@ -63,27 +65,48 @@ class Texts:
         terms = sum(len(step.vectorizer.terms) for step in self.steps)
         return max(1, min(64, MOST_NUMBERS // terms))
 
-    def outputs(self, column: str) -> list[str]:
-        """The tensors of ids of a column."""
-        return [step.output for step in self.steps if step.column == column]
-
-    def prepare(self) -> tuple[Tokenize, ...]:
-        """The steps of the manifest."""
-        return tuple(
+    def prepare(self) -> tuple[Tokenize | PrepareGraph, ...]:
+        """The steps of the manifest, behind that of the table."""
+        steps = tuple(
             Tokenize(input=step.column, file=step.file, max_tokens=MOST_TOKENS, outputs=(step.output,))
             for step in self.steps
         )
+        return steps if self.is_single else (*steps, PrepareGraph(file=PREPARE_FILE))
 
-    def files(self) -> dict[str, bytes]:
-        """The tokenizers' files."""
-        return {step.file: step.vectorizer.tokenizer.to_str(pretty=False).encode() for step in self.steps}
+    @property
+    def is_single(self) -> bool:
+        """Whether one vectoriser's ids are the model's."""
+        return len(self.steps) == 1
+
+    def files(self, matrix: str, width: int) -> dict[str, bytes]:
+        """The tokenizers' files, and the graph that joins their ids beside a matrix of so many columns."""
+        files = {step.file: step.vectorizer.tokenizer.to_str(pretty=False).encode() for step in self.steps}
+        return files if self.is_single else files | {PREPARE_FILE: self._graph(matrix, width)}
+
+    def _graph(self, matrix: str, width: int) -> bytes:
+        onnx = need("onnx", _PURPOSE)
+        helper, types = onnx.helper, onnx.TensorProto
+        names = [step.output for step in self.steps]
+        inputs = [helper.make_tensor_value_info(name, types.INT64, [1, name]) for name in names]
+        outputs = [helper.make_tensor_value_info(IDS, types.INT64, [1, "length"])]
+        nodes = [helper.make_node("Concat", names, [IDS], name="join", axis=1)]
+        if width:
+            inputs.append(helper.make_tensor_value_info(ROW, types.FLOAT, [1, width]))
+            outputs.append(helper.make_tensor_value_info(matrix, types.FLOAT, [1, width]))
+            nodes.append(helper.make_node("Identity", [ROW], [matrix], name="row"))
+        graph = helper.make_graph(nodes, "prepare", inputs, outputs)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+        onnx.checker.check_model(model)
+        data: bytes = model.SerializeToString(deterministic=True)
+        return data
 
     def feeds(self, frame: Frame) -> dict[str, Array]:
         """The sample's ids. Raises `PackageError` where a tokenizer does not agree with its vectoriser."""
         values = {column.name: [str(value) for value in column.values] for column in frame.columns}
         for step in self.steps:
             check_tokens(step.vectorizer, values[step.column])
-        return {step.output: step.vectorizer.tokens(values[step.column], MOST_TOKENS) for step in self.steps}
+        ids = [step.vectorizer.tokens(values[step.column], MOST_TOKENS) for step in self.steps]
+        return {IDS: np.concatenate(ids, axis=1)}
 
     def shapes(self, *, double: bool) -> dict[type, Callable[[Any], None]]:
         """The shapes of what vectorisers give, for skl2onnx's `custom_shape_calculators`."""
@@ -152,7 +175,7 @@ def texts_of(estimator: Any, sample: Any) -> Texts | None:
         name = "tokenizer.json" if len(found) == 1 else f"tokenizer-{number}.json"
         vectorizer = vectorizer_of(fitted, first=first)
         first += len(vectorizer.ids)
-        output = "ids" if len(found) == 1 else f"ids_{number}"
+        output = IDS if len(found) == 1 else f"{IDS}_{number}"
         steps.append(TextStep(column=column, file=name, output=output, vectorizer=vectorizer))
     return Texts(steps=tuple(steps))
 
