@@ -74,7 +74,7 @@ class Packed:
             ("words", TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), stop_words="english")),
             ("characters", TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 4))),
         ])  # fmt: skip
-        self.topics = make_pipeline(words, LogisticRegression(C=10, max_iter=300)).fit(self.texts, names)
+        self.topics = make_pipeline(words, LogisticRegression()).fit(self.texts, names)
         random = np.random.default_rng(0)
         rows = len(self.texts)
         self.tickets = pandas.DataFrame({

@@ -72,7 +72,7 @@ def verify(package: str, runners: str, inputs: int, as_json: bool) -> None:
     default=None,
     help="An .npz file of what the original gave, to compare with: for encoders and state dicts.",
 )
-@click.option("--labels", type=FILE, default=None, help="Names of a state dict's classes, one a line.")
+@click.option("--labels", type=FILE, default=None, help="Names of the classes of a state dict or of trees, one a line.")
 @click.option(
     "--tolerance", type=click.FloatRange(0, 1e6), default=None, help="How far answers may differ from the original's."
 )
@@ -85,8 +85,8 @@ def verify(package: str, runners: str, inputs: int, as_json: bool) -> None:
 def pack(source: Path, out: Path, **options: Any) -> None:
     """Make a package from SOURCE, a model file or folder. OUT may end in .onward.
 
-    SOURCE is an ONNX or GGUF file, a folder with a manifest, the folder of a BERT encoder, or an EfficientNet-lite
-    .pth.
+    SOURCE is an ONNX or GGUF file, a file of XGBoost, LightGBM or CatBoost, a folder with a manifest, the folder of a
+    Hugging Face model, or an EfficientNet-lite .pth.
     """
     from onward.runners import local
 
