@@ -19,9 +19,8 @@ from onward.errors import InputError, OnwardError, UnknownOutput
 from onward.execute.backend import Batched
 from onward.execute.batch import collate, split
 from onward.generate.answer import Generation
-from onward.package.assembly import DIALOGUE_FILE, POLICY_FILE
 from onward.package.examples import check_example, read_examples
-from onward.package.manifest import GenerateGraph, PrepareGraph
+from onward.package.manifest import DIALOGUE_FILE, POLICY_FILE, GenerateGraph, PrepareGraph
 from onward.package.package import Package, open_package
 from onward.package.signature import signature_of
 from onward.prepare.profile import Profile

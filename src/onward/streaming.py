@@ -19,8 +19,8 @@ from onward.decide.policy import Policy, Profile
 from onward.errors import Cancelled, ExecutionError, InputError, OnwardError, PackageError, UnknownOutput
 from onward.execute.backend import Admission, Driven, Streaming, Tell
 from onward.generate.prose import Writing
-from onward.package.assembly import POLICY_FILE
 from onward.package.examples import check_example, read_examples
+from onward.package.manifest import POLICY_FILE
 from onward.package.package import Package, open_package
 from onward.prepare.prompt import PromptPreparation
 from onward.types import CancelToken, Event, Input, Item, Prompt, Result, Signature

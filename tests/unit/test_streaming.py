@@ -11,8 +11,7 @@ import pytest
 
 from onward.errors import ExecutionError, GoldenExampleFailed, InputError, UnknownOutput
 from onward.execute.backend import Admission
-from onward.package.assembly import POLICY_FILE
-from onward.package.manifest import parse_manifest
+from onward.package.manifest import POLICY_FILE, parse_manifest
 from onward.package.package import Package
 from onward.streaming import StreamingPipeline
 from onward.types import CancelToken, Event, PackageId, Prompt, Sampling

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from onward.decide.variables import Variable, is_writable, read_type
 from onward.errors import PolicyError
-from onward.package.assembly import DIALOGUE_FILE
+from onward.package.manifest import DIALOGUE_FILE
 from onward.package.sections import Document
 
 _ZEROS = {"string": "", "number": 0.0, "integer": 0, "boolean": False}

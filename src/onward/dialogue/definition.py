@@ -24,7 +24,7 @@ from onward.dialogue.records import (
     SlotType,
 )
 from onward.errors import ManifestError
-from onward.package.assembly import DIALOGUE_FILE
+from onward.package.manifest import DIALOGUE_FILE
 from onward.package.records import Labels, Manifest
 from onward.package.sections import TEXT_LIMIT_BYTES, Document, Section, shown, suggestion
 from onward.package.signature import read_labels

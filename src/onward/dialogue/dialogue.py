@@ -17,8 +17,7 @@ from onward.dialogue.hearing import bounded, hear
 from onward.dialogue.records import ZERO_OF_FACT, ActionStatus, Definition, Reply, State, Understood, Wish
 from onward.dialogue.understanding import Turn, advance, today_of, understand_heard
 from onward.dialogue.wording import Wording
-from onward.package.assembly import DIALOGUE_FILE
-from onward.package.manifest import load_manifest
+from onward.package.manifest import DIALOGUE_FILE, load_manifest
 from onward.package.records import Manifest
 from onward.types import Decision
 

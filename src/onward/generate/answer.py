@@ -9,17 +9,19 @@ import base64
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from onward.errors import ExecutionError, PackageError
 from onward.generate.catalogue import CatalogueReading
-from onward.generate.entities import EntityReading
 from onward.package.manifest import Catalogue, GenerateGraph, Labels, Manifest, Named
 from onward.package.records import Entities, JsonText
 from onward.package.signature import read_labels
 from onward.types import Array, Blob, Decision, Item, Result
+
+if TYPE_CHECKING:
+    from onward.generate.entities import EntityReading
 
 
 class Generation:
@@ -44,6 +46,8 @@ class Generation:
                 self._catalogues[step.ids] = CatalogueReading(step, folder)
                 self._hidden |= set(step.tensors)
             elif isinstance(step, Entities):
+                from onward.generate.entities import EntityReading  # it reads words, which most packages have none of
+
                 self._entities[step.scores] = EntityReading(step, manifest, folder)
                 self._hidden.add(step.scores)
             elif isinstance(step, JsonText) and step.input:

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 from onward.errors import ManifestError, PackageError
 from onward.package.digest import LOCK_FILE, SIGNATURE_FILE, lock_of, lock_text, package_files
 from onward.package.examples import read_examples
-from onward.package.manifest import load_manifest
+from onward.package.manifest import POLICY_FILE, load_manifest
 from onward.package.package import Package, check_contents, open_package
 from onward.package.records import (
     Catalogue,
@@ -28,8 +28,6 @@ from onward.package.records import (
 )
 from onward.package.sections import suggestion
 from onward.package.signature import signature_of
-from onward.package.stages import DIALOGUE_FILE as DIALOGUE_FILE
-from onward.package.stages import POLICY_FILE as POLICY_FILE
 from onward.package.stages import check_stages
 from onward.package.tensors import graph_tensors
 from onward.package.toml_text import load_toml

@@ -76,6 +76,8 @@ __all__ = [
 
 FORMAT = 1
 MANIFEST_FILE = "onward.toml"
+POLICY_FILE = "policy.toml"
+DIALOGUE_FILE = "dialogue.toml"
 NAME_PATTERN = r"[a-z][a-z0-9_-]{0,63}"
 VERSION_PATTERN = r"(?:0|[1-9][0-9]{0,8})(?:\.(?:0|[1-9][0-9]{0,8})){0,3}"
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from onward.errors import DigestMismatch, NotFound
-from onward.package.archive import is_archive, unpack
 from onward.package.digest import read_lock, verify_folder
 from onward.package.gguf import check_gguf
 from onward.package.graphcheck import check_graph
@@ -47,7 +46,7 @@ def open_package(path: Path, *, verify: bool = True) -> Package:
     path = Path(path)
     if not path.exists():
         raise NotFound("no such package", where=str(path), expected="a package folder or a .onward archive")
-    folder = path if path.is_dir() else unpack(path)
+    folder = path if path.is_dir() else _unpacked(path)
     lock = read_trusted_lock(folder) if verify else read_lock(folder)
     if verify:
         verify_folder(folder, lock)
@@ -100,6 +99,16 @@ def graph_files(manifest: Manifest) -> tuple[str, ...]:
     return tuple(prepare + model + generate)
 
 
+def _unpacked(path: Path) -> Path:
+    from onward.package.archive import unpack  # a folder needs nothing of zip files
+
+    return unpack(path)
+
+
 def is_package(path: Path) -> bool:
     """Whether `path` looks like a packed package: a folder with a lock, or an archive."""
-    return is_archive(path) if path.is_file() else (path / "onward.lock").is_file()
+    if path.is_file():
+        from onward.package.archive import is_archive
+
+        return is_archive(path)
+    return (path / "onward.lock").is_file()

@@ -5,7 +5,6 @@ Knows TOML's values and how to word a problem; knows nothing of what a manifest 
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 import tomllib
@@ -280,6 +279,8 @@ def shown(value: Any) -> str:
 
 def suggestion(value: str, known: Iterable[str]) -> str:
     """`; did you mean "x"?` where a known word is close, else nothing."""
+    import difflib  # only for what is wrong
+
     by_folded = {word.casefold(): word for word in known}
     close = difflib.get_close_matches(value.casefold(), by_folded, n=1, cutoff=0.6)
     return f'; did you mean "{by_folded[close[0]]}"?' if close else ""

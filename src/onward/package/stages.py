@@ -12,14 +12,13 @@ from pathlib import Path
 
 from onward.errors import ManifestError, ModelNotFound, OnwardError, PackageError
 from onward.package.digest import Lock, read_lock
+from onward.package.manifest import DIALOGUE_FILE, POLICY_FILE
 from onward.package.package import Package, open_package
 from onward.package.records import Labels, Manifest, Stage
 from onward.package.repository import Repository
 from onward.package.sections import ManifestProblems, suggestion
 from onward.types import Field
 
-POLICY_FILE = "policy.toml"
-DIALOGUE_FILE = "dialogue.toml"
 TEXT_INPUT = "text"
 CONVERSATION = "conversation"
 """The input of a package that people talk with which no model sees: which conversation a message belongs to."""

@@ -15,9 +15,9 @@ from onward.errors import InputError, MalformedBody, NotFound, PackageError, Usa
 from onward.execute.python import specs_of
 from onward.generate.answer import readable, readable_decision
 from onward.opening import open_pipeline
-from onward.package.assembly import POLICY_FILE, signature_of_folder
+from onward.package.assembly import signature_of_folder
 from onward.package.digest import read_lock
-from onward.package.manifest import MANIFEST_FILE, Manifest
+from onward.package.manifest import MANIFEST_FILE, POLICY_FILE, Manifest
 from onward.package.pack import pack as pack_source
 from onward.package.package import Package, is_package, open_package
 from onward.package.repository import Repository

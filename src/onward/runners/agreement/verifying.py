@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from onward.errors import RunnersDisagree, UsageError
-from onward.package.assembly import DIALOGUE_FILE
+from onward.package.manifest import DIALOGUE_FILE
 from onward.package.package import open_package
 from onward.runners.agreement.answering import ANSWERING
 from onward.runners.agreement.comparison import compare

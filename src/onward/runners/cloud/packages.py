@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from onward.errors import ModelNotFound
-from onward.package.assembly import DIALOGUE_FILE, POLICY_FILE
+from onward.package.manifest import DIALOGUE_FILE, POLICY_FILE
 from onward.package.package import Package, open_package
 from onward.package.repository import Repository
 from onward.package.stages import locate, pin_of, read_pins

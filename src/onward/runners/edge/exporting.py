@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from onward.errors import NotForEdge, UsageError
-from onward.package.assembly import DIALOGUE_FILE
 from onward.package.examples import TOLERANCE
+from onward.package.manifest import DIALOGUE_FILE
 from onward.package.package import Package, open_package
 from onward.runners.edge.certificate import Certificate, Measured, as_record, certify
 from onward.runners.edge.python_folder import answers_in_folder, write_folder

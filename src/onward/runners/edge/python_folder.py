@@ -12,10 +12,12 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from compileall import compile_dir
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from py_compile import PycInvalidationMode
 from typing import Any
 
 import msgspec
@@ -82,6 +84,8 @@ def write_folder(package: Package, out: Path) -> FolderFacts:
     for name in needed["modules"]:
         _copy(name, out)
     shutil.copyfile(READER, out / "run.py")
+    # Compiled here, so that a device with this version of Python need not at every start; checked against the sources.
+    compile_dir(out / "onward", quiet=2, stripdir=str(out), invalidation_mode=PycInvalidationMode.CHECKED_HASH)
     others = [_DISTRIBUTIONS[name] for name in needed["others"]]
     requirements = tuple(f"{name}=={version(name)}" for name in others)
     (out / "requirements.txt").write_text("".join(f"{line}\n" for line in requirements), "utf-8")

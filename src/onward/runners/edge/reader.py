@@ -14,22 +14,55 @@ _STARTED_S = time.perf_counter()  # before the imports: they are most of a start
 import base64  # noqa: E402
 import json  # noqa: E402
 import sys  # noqa: E402
+import threading  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any, TextIO  # noqa: E402
 
-import msgspec  # noqa: E402
-
 from onward.errors import InputError, OnwardError  # noqa: E402
-from onward.generate.answer import readable  # noqa: E402
-from onward.package.examples import check_example, read_examples  # noqa: E402
-from onward.pipeline import Pipeline  # noqa: E402
+from onward.package.digest import verify_folder  # noqa: E402
+from onward.package.trust import read_trusted_lock  # noqa: E402
 
 PACKAGE = Path(__file__).parent / "package"
 
 
-def open(package: str | Path = PACKAGE) -> Pipeline:
-    """Open the package: call what is returned with an input, or its `batch` with several."""
-    return Pipeline.open(package, check=False, decide=False)
+class _Verification(threading.Thread):
+    """The package's files compared with its lock, while the libraries are imported: that is as long as it takes."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self._error: Exception | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            verify_folder(PACKAGE, read_trusted_lock(PACKAGE))
+        except Exception as error:
+            self._error = error
+
+    def end(self) -> None:
+        """Wait for it; raises what is wrong with the package."""
+        self.join()
+        if self._error is not None:
+            raise self._error
+
+
+_verification = _Verification()  # also where this is imported: to open it
+
+import msgspec  # noqa: E402
+
+from onward.generate.answer import readable  # noqa: E402
+from onward.package.examples import check_example, read_examples  # noqa: E402
+from onward.package.package import open_package  # noqa: E402
+from onward.pipeline import Pipeline  # noqa: E402
+
+
+def open() -> Pipeline:
+    """Open the package: call what is returned with an input, or its `batch` with several.
+
+    Its graphs were checked when it was exported; its files are what they were then, or `DigestMismatch` is raised.
+    """
+    _verification.end()
+    return Pipeline(open_package(PACKAGE, verify=False), decide=False)
 
 
 def main(arguments: list[str]) -> int:
