@@ -115,5 +115,8 @@ def _tag(label: str) -> tuple[bool, str]:
 
 def _entity(words: Sequence[_Word], text: str) -> Entity:
     start, end = words[0].start, words[-1].end
+    # Some tokenizers take the space in front for a part of the word.
+    start += len(text[start:end]) - len(text[start:end].lstrip())
+    end -= len(text[start:end]) - len(text[start:end].rstrip())
     score = float(np.mean([word.score for word in words]))
     return {"label": _tag(words[0].label)[1], "score": score, "text": text[start:end], "start": start, "end": end}

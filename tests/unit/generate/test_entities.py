@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from onward.errors import ExecutionError, ManifestError
 from onward.generate.entities import EntityReading, grouped
@@ -87,6 +88,21 @@ def test_a_word_of_several_tokens_has_the_label_that_the_aggregate_says(
     assert found["entities"] == [
         {"label": label, "score": pytest.approx(score), "text": "Osloville", "start": 0, "end": 9}
     ]
+
+
+def test_a_space_that_a_tokenizer_takes_for_a_part_of_the_word_is_none_of_the_entity(tmp_path: Path) -> None:
+    pieces = ["<unk>", "\u2581Ann", "\u2581", "\u2581of", "\u2581Os", "lo", "."]
+    made = Tokenizer(models.Unigram([(piece, -1.0) for piece in pieces], unk_id=0))
+    made.pre_tokenizer = pre_tokenizers.Metaspace()
+    reading(tmp_path)
+    made.save(str(tmp_path / "tokenizer.json"))
+    manifest = parse_manifest(MANIFEST)
+    found_by = EntityReading(manifest.generate[0], manifest, tmp_path)  # type: ignore[arg-type]
+    text = "Ann  of Oslo."
+    found, _ = found_by(scores(1, 0, 0, 3, 4, 4), {"text": text})  # Ann, a space, of, Os, lo, .
+    assert [(each["text"], each["start"], each["end"]) for each in found["entities"]] == [
+        ("Ann", 0, 3), ("Oslo.", 8, 13),
+    ]  # fmt: skip
 
 
 class Labelled:
