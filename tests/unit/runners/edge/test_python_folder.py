@@ -20,8 +20,8 @@ from onward.testing import tiny_package
 SOURCES = Path(onward.__file__).parent.parent
 # What a copied module imports late and a device never comes to: such packages are refused, and nothing is decided.
 NEVER_REACHED = {
-    "onward.decide.rules", "onward.dialogue.dialogue", "onward.execute.python", "onward.opening", "onward.package.archive",
-    "onward.package.pack", "onward.runners.local",
+    "onward.decide.rules", "onward.dialogue.dialogue", "onward.execute.python", "onward.opening",
+    "onward.package.archive", "onward.package.pack", "onward.runners.local",
 }  # fmt: skip
 # Of these a package needs what its manifest names, and no other.
 OF_STEPS = {
