@@ -7,7 +7,8 @@ so one session may serve several threads.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import onnxruntime as ort
 
 from onward.errors import ExecutionError, MissingProvider, RefusedGraph, WrongDatatype
 from onward.execute.cores import cores as cores
+from onward.execute.shared_weights import as_it_is, hold
 from onward.package.tensors import DATATYPE_OF_ONNX
 from onward.types import Array, TensorSpec
 
@@ -23,6 +25,7 @@ _SWITCH = ".wanted"
 _TRUE = np.array(True)
 _log = logging.getLogger("onward.execute")
 _PROVIDER = "ExecutionProvider"
+_CPU = "CPUExecutionProvider"
 _REMOTE = "azure"  # onnxruntime's way to models elsewhere, which are not the package's
 
 
@@ -46,16 +49,16 @@ class OnnxBackend:
     """
 
     def __init__(self, file: Path, *, threads: int = 0, providers: Sequence[str] = ("cpu",)) -> None:
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads or cores()
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 4  # what fails is raised, and said once by us
-        # A pool that spins between runs takes the core that the HTTP loop needs.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         names = _provider_names(providers)
+        options = partial(_options, threads or cores())
+        self._weights = hold(file, options) if names == [_CPU] else None
         try:
-            self._session = ort.InferenceSession(str(file), options, providers=names)
+            if self._weights is None:
+                self._session = ort.InferenceSession(str(file), options(), providers=names)
+            else:
+                self._session = ort.InferenceSession(str(self._weights.file), as_it_is(options()), providers=names)
         except Exception as error:  # onnxruntime raises its own classes, derived from Exception
+            self.close()
             raise RefusedGraph(f"{file.name} could not be loaded: {_first_line(error)}") from error
         self._providers = _in_use(providers, self._session.get_providers())
         self.file = file
@@ -82,6 +85,12 @@ class OnnxBackend:
         """The execution providers in use by the manifest's names, first choice first."""
         return self._providers
 
+    def following(self, names: Collection[str]) -> frozenset[str]:
+        """The outputs whose second dimension is, by its name in the graph, that of one of the inputs `names`."""
+        lengths = {node.shape[1] for node in self._session.get_inputs() if node.name in names and len(node.shape) > 1}
+        outputs = (node for node in self._session.get_outputs() if len(node.shape or ()) > 1)
+        return frozenset(node.name for node in outputs if isinstance(node.shape[1], str) and node.shape[1] in lengths)
+
     def run(self, feeds: Mapping[str, Array], fetches: Sequence[str]) -> list[Array]:
         """One forward pass; a failure inside the graph is an `ExecutionError`.
 
@@ -103,7 +112,19 @@ class OnnxBackend:
         return outputs
 
     def close(self) -> None:
-        """Nothing to do: the session is freed with the object."""
+        """The session is freed with the object; weights that it shares are not held any more."""
+        if self._weights is not None:
+            self._weights.close()
+
+
+def _options(threads: int) -> Any:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4  # what fails is raised, and said once by us
+    # A pool that spins between runs takes the core that the HTTP loop needs.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
 
 
 def _to_text(name: str, tensor: Array) -> Array:

@@ -53,13 +53,15 @@ class Desired(msgspec.Struct, frozen=True, array_like=True):
 
 class Begin(msgspec.Struct, frozen=True, tag="begin"):
     """Supervisor to worker, first of all. `sockets`: the descriptors that listen, by slot; `turns`: of the file whose
-    locks are taken for conversations; `secret`: what the workers of this server have in common."""
+    locks are taken for conversations; `secret`: what the workers of this server have in common; `weights`: the folder
+    for weights that they share, or ""."""
 
     options: ServeOptions
     slot: int
     sockets: tuple[tuple[int, ...], ...]
     turns: int
     secret: bytes
+    weights: str
     desired: Desired
 
 

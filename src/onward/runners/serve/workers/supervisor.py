@@ -10,9 +10,11 @@ import asyncio
 import logging
 import os
 import secrets
+import shutil
 import signal
 import socket
 import sys
+import tempfile
 
 import uvloop
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -54,6 +56,15 @@ def supervise(options: ServeOptions, handed: socket.socket | None) -> None:
     uvloop.run(Supervisor(options, sockets, shared=handed is not None).run(admin))
 
 
+def _folder_of_weights() -> str:
+    """A new folder for the weights that the workers share; "" where none can be made."""
+    try:
+        return tempfile.mkdtemp(prefix="onward-weights-")
+    except OSError as error:
+        _log.warning("each worker has weights of its own: %s", error)
+        return ""
+
+
 class Supervisor:
     """The supervisor of one server. Made anywhere, run on the event loop."""
 
@@ -63,6 +74,7 @@ class Supervisor:
         self._shared = shared
         self._secret = secrets.token_bytes(32)
         self._turns = turns_file()
+        self._weights = _folder_of_weights()
         self._rollout = Rollout()
         self._told_ready = False
         self._stopping = False
@@ -92,6 +104,8 @@ class Supervisor:
             watching.cancel()
             self._admin.should_exit = True
             await serving
+            if self._weights:
+                shutil.rmtree(self._weights, ignore_errors=True)
             await self._policies.close()
         _log.info("every worker has ended; bye")
 
@@ -99,7 +113,7 @@ class Supervisor:
         sockets = tuple(tuple(one.fileno() for one in of_slot) for of_slot in self._sockets)
         return Begin(
             options=self._options, slot=slot, sockets=sockets, turns=self._turns, secret=self._secret,
-            desired=self._rollout.desired(self._crew),
+            weights=self._weights, desired=self._rollout.desired(self._crew),
         )  # fmt: skip
 
     async def _watch(self) -> None:

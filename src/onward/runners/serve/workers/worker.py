@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -21,6 +22,7 @@ from itertools import chain
 import uvloop
 
 from onward.errors import OnwardError
+from onward.execute.shared_weights import VARIABLE as WEIGHTS
 from onward.package.repository import Repository
 from onward.runners.serve.policies import Siblings
 from onward.runners.serve.process import ServingProcess, leave_threads
@@ -89,6 +91,8 @@ async def _work(channel: socket.socket, lifeline: int) -> None:
     threading.Thread(target=_end_after, args=(lifeline, worker.longest_drain_s), name="lifeline", daemon=True).start()
     reading.add_done_callback(lambda _: worker.stop(0.0, for_good=True))
     await worker.run()
+    if not link.is_open and begun.result().weights:  # the supervisor, which would remove it, was killed
+        shutil.rmtree(begun.result().weights, ignore_errors=True)
     link.close()
     await reading
 
@@ -113,6 +117,8 @@ class Worker:
         self._loop = asyncio.get_running_loop()
         self._grace_s = options.drain_grace_s
         self._stopping = False
+        if begin.weights:
+            os.environ[WEIGHTS] = begin.weights
         self._turns = Turns(begin.turns)
         os.close(begin.turns)
         siblings = Siblings(
