@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from onward.errors import PackageError
+from onward.errors import PackageError, UsageError
 from onward.package.importers.draft import Draft
 from onward.package.records import PackageInfo
 
@@ -17,7 +17,10 @@ _EXPECTED = "XGBoost's .json or .ubj, LightGBM's .txt, or CatBoost's .json or .c
 def draft_of_tree_file(
     path: Path, info: PackageInfo, *, sample: Any = None, labels: Path | None = None, tolerance: float | None = None
 ) -> Draft:
-    """Make a draft of a file of boosted trees. Raises `PackageError` for what no known library wrote."""
+    """Make a draft of a file of boosted trees.
+
+    Raises `UsageError` for what no known library wrote, `PackageError` for a file that is broken or too large.
+    """
     size = path.stat().st_size
     if size > MOST_BYTES:
         raise PackageError("the file is too large", where=str(path), expected=f"at most {MOST_BYTES} bytes",
@@ -38,7 +41,7 @@ def draft_of_tree_file(
         from onward.package.importers.catboost import draft_of_catboost_file
 
         return draft_of_catboost_file(path, info, sample=sample, labels=labels, tolerance=tolerance)
-    raise PackageError("no known library wrote this file", where=str(path), expected=_EXPECTED)
+    raise UsageError("cannot pack this kind of file: no known library wrote it", where=str(path), expected=_EXPECTED)
 
 
 def _is_xgboost(head: bytes, suffix: str) -> bool:
