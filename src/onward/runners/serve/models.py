@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 from onward.errors import ModelNotFound, OnwardError, PackageError, Unavailable
-from onward.package.digest import LOCK_FILE, read_lock
+from onward.package.digest import LOCK_FILE
 from onward.package.examples import read_examples
 from onward.package.package import Package, open_package, verified_manifest
 from onward.package.repository import Repository, version_key
+from onward.package.trust import read_trusted_lock
 from onward.pipeline import Pipeline
 from onward.runners.serve.exchange import Headers, Route
 from onward.runners.serve.lines import MEDIA_TYPES
@@ -277,7 +278,7 @@ class Models:
         if served_digest and stamp == stamps.get(LOCK_FILE):
             return False
         try:
-            if read_lock(folder).digest != served_digest:
+            if read_trusted_lock(folder).digest != served_digest:
                 return True
         except OnwardError:
             return True  # loading it says what is wrong
