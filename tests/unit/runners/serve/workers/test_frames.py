@@ -1,0 +1,52 @@
+"""What supervisor and workers say arrives as it was said; anything else ends the connection."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from onward.runners.serve.options import ServeOptions
+from onward.runners.serve.workers.frames import (
+    LENGTH,
+    Ask,
+    Begin,
+    BrokenFrame,
+    Commanded,
+    Desired,
+    Envelope,
+    Failure,
+    Family,
+    Measured,
+    Message,
+    State,
+    Told,
+    Version,
+    decode,
+    encode,
+)
+
+STATE = State(looked=True, complete=False, served=(Version("m", "1", "d"),), failed=(Failure("m", "2", "X", "why"),))
+MESSAGES: list[Message] = [
+    Begin(
+        options=ServeOptions(repository=Path("a/b"), workers=3, key_file=Path("key")), slot=2, sockets=((3, 4), (5, 6)),
+        turns=7, secret=b"\x00s", weights="", desired=Desired(unloaded=("m",), avoided=(("n", "1", "CODE"),)),
+    ),
+    Commanded(told=Told(status=200, headers=((b"a", b"b"),), body=b"{}"), state=STATE),
+    Measured(families=(Family("f", "gauge", "text", (("f", (("le", "1"),), 2.5),)),)),
+    Ask(method="GET", path="/x", query=b"", headers=(), body=b""),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=lambda one: type(one).__name__)
+def test_a_message_arrives_as_it_was_said(message: Message) -> None:
+    frame = encode(Envelope(3, True, message))
+    (length,) = LENGTH.unpack(frame[: LENGTH.size])
+    assert length == len(frame) - LENGTH.size
+    assert decode(frame[LENGTH.size :]) == Envelope(3, True, message)
+
+
+@pytest.mark.parametrize("data", [b"", b"\x00", b"\x93\x01\xc3\x81\xa4type\xa4nope", b"\xff" * 40])
+def test_what_is_no_frame_of_ours_is_refused(data: bytes) -> None:
+    with pytest.raises(BrokenFrame):
+        decode(data)
