@@ -72,16 +72,17 @@ def check_tokenizer(file: Path) -> None:
 
 
 def _rules(*roots: Any) -> Iterator[dict[str, Any]]:
-    """Every rule of these parts, those inside sequences too."""
-    waiting = list(roots)
+    """Every rule of these parts in the order in which they are applied, those inside sequences too."""
+    waiting = [*reversed(roots)]
     while waiting:
         rule = waiting.pop()
         if isinstance(rule, list):
-            waiting += rule
+            waiting += reversed(rule)
         elif isinstance(rule, dict):
             if isinstance(rule.get("type"), str):
                 yield rule
-            waiting += [value for key, value in rule.items() if isinstance(value, list) and key not in _NO_RULES]
+            inner = [value for key, value in rule.items() if isinstance(value, list) and key not in _NO_RULES]
+            waiting += reversed(inner)
 
 
 # `\b(?:colour|color)\b`: whole words, of nothing that means something else in an expression.
