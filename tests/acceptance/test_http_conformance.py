@@ -240,7 +240,7 @@ CASES: dict[str, Case] = {
 }  # fmt: skip
 CUT = {f"cut at {at}": case(WHOLE[:at], WHOLE[at:] + WHOLE, statuses=(200, 200)) for at in range(1, len(WHOLE))}
 CHUNKS = chunks(body=IN_CHUNKS)
-CUT |= {f"chunks cut at {at}": case(CHUNKS[:at], CHUNKS[at:], statuses=(200,)) for at in range(1, len(CHUNKS), 3)}
+CUT |= {f"chunks cut at {at}": case(CHUNKS[:at], CHUNKS[at:], statuses=(200,)) for at in range(1, len(CHUNKS), 5)}
 CUT |= {"byte by byte": case(*(WHOLE[at : at + 1] for at in range(len(WHOLE))), pause_s=0.001, statuses=(200,))}
 Outcomes: TypeAlias = dict[str, tuple[Outcome, Outcome]]
 
@@ -262,7 +262,7 @@ def outcomes(servers: tuple[Server, Server]) -> Outcomes:
 
 
 async def _all(cases: dict[str, Case], fast: Server, slow: Server) -> Outcomes:
-    turns = asyncio.Semaphore(120)
+    turns = asyncio.Semaphore(200)
 
     async def one(each: Case) -> tuple[Outcome, Outcome]:
         async with turns:

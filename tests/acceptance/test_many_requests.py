@@ -28,6 +28,11 @@ def oracle(root: Path) -> Oracle:
 
 
 @pytest.fixture(scope="module")
+def questions(oracle: Oracle) -> list[Question]:
+    return list(oracle.questions(range(6000)))
+
+
+@pytest.fixture(scope="module")
 def server(root: Path, oracle: Oracle) -> Iterator[Server]:
     with serving(root) as running:
         yield running
@@ -35,13 +40,11 @@ def server(root: Path, oracle: Oracle) -> Iterator[Server]:
 
 
 async def ask_at_once(
-    server: Server, oracle: Oracle, count: int, *, connections: int, ahead: int, seen: Counter[str] | None = None
+    server: Server, questions: list[Question], *, connections: int, ahead: int, seen: Counter[str] | None = None
 ) -> Counter[str]:
     """Distinct questions over so many connections, each with `ahead` of them on their way; what became of them."""
     seen = Counter() if seen is None else seen
-    questions = list(oracle.questions(range(count)))
-    per = -(-count // connections)
-    shares = [questions[at : at + per] for at in range(0, count, per)]
+    shares = [questions[at::connections] for at in range(connections)]
     await asyncio.gather(*(ask_all(server.port, share, seen, ahead=ahead) for share in shares))
     return seen
 
@@ -53,13 +56,16 @@ async def under_load(asking: asyncio.Task[Counter[str]], seen: Counter[str], ans
         await asyncio.sleep(0.002)
 
 
-async def test_three_thousand_requests_at_once_each_get_their_own_answer(server: Server, oracle: Oracle) -> None:
-    assert await ask_at_once(server, oracle, 3000, connections=100, ahead=30) == {"right": 3000}
+async def test_three_thousand_requests_at_once_each_get_their_own_answer(
+    server: Server, questions: list[Question]
+) -> None:
+    assert await ask_at_once(server, questions[:3000], connections=100, ahead=30) == {"right": 3000}
 
 
 @pytest.mark.long
 async def test_a_hundred_thousand_requests_at_once_each_get_their_own_answer(server: Server, oracle: Oracle) -> None:
-    assert await ask_at_once(server, oracle, 100_000, connections=500, ahead=200) == {"right": 100_000}
+    questions = list(oracle.questions(range(100_000)))
+    assert await ask_at_once(server, questions, connections=500, ahead=200) == {"right": 100_000}
 
 
 async def test_anothers_answer_is_not_taken_for_ones_own(server: Server, oracle: Oracle) -> None:
@@ -72,12 +78,12 @@ async def test_anothers_answer_is_not_taken_for_ones_own(server: Server, oracle:
 
 
 @pytest.mark.parametrize("ahead", [1, 8])
-async def test_sigterm_under_load_cuts_no_answer_and_ends_with_0(root: Path, oracle: Oracle, ahead: int) -> None:
+async def test_sigterm_under_load_cuts_no_answer_and_ends_with_0(
+    root: Path, questions: list[Question], ahead: int
+) -> None:
     with serving(root) as server:
         seen: Counter[str] = Counter()
-        asking = asyncio.create_task(
-            ask_at_once(server, oracle, 12_000, connections=60, ahead=ahead, seen=seen)
-        )  # fmt: skip
+        asking = asyncio.create_task(ask_at_once(server, questions, connections=60, ahead=ahead, seen=seen))
         await under_load(asking, seen)
         server.process.send_signal(signal.SIGTERM)
         await asyncio.wait_for(asking, 20)
@@ -88,12 +94,12 @@ async def test_sigterm_under_load_cuts_no_answer_and_ends_with_0(root: Path, ora
 
 
 async def test_after_kill_9_every_answer_that_came_was_right_and_the_rest_can_be_asked_again(
-    root: Path, oracle: Oracle
+    root: Path, questions: list[Question]
 ) -> None:
     running = start(root)
     wait_until_ready(running)
     seen: Counter[str] = Counter()
-    asking = asyncio.create_task(ask_at_once(running, oracle, 12_000, connections=60, ahead=4, seen=seen))
+    asking = asyncio.create_task(ask_at_once(running, questions, connections=60, ahead=4, seen=seen))
     await under_load(asking, seen)
     running.process.kill()
     await asyncio.wait_for(asking, 20)
@@ -101,4 +107,4 @@ async def test_after_kill_9_every_answer_that_came_was_right_and_the_rest_can_be
     running.log_file.unlink()
     assert seen["wrong"] == 0 and seen["unanswered"] > 0
     with serving(root) as server:
-        assert await ask_at_once(server, oracle, 600, connections=60, ahead=4) == {"right": 600}
+        assert await ask_at_once(server, questions[:600], connections=60, ahead=4) == {"right": 600}

@@ -176,6 +176,7 @@ def test_a_client_that_never_reads_is_let_go_whatever_it_has_asked(server: Serve
         opened.close()
 
 
+@pytest.mark.long
 def test_clients_that_stop_in_the_middle_of_a_request_do_not_hold_a_server_that_drains(repository: Path) -> None:
     with serving(repository) as server, contextlib.ExitStack() as opened:
         for cut in (20, len(WHOLE) - 5):

@@ -17,10 +17,16 @@ from starlette.types import Message
 
 from onward.errors import MissingInput, OnwardError, Overloaded, UnsupportedMedia
 from onward.package.records import Batching, Limits, Manifest, PackageInfo
+from onward.runners.serve import lines
 from onward.runners.serve.exchange import Exchange
 from onward.runners.serve.lines import Lines, Splitter
 
 LIMIT = 50
+
+
+@pytest.fixture(autouse=True)
+def short_linger(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lines, "_LINGER_S", 0.02)
 
 
 @given(
@@ -106,8 +112,8 @@ async def ask(
     """Let a body of lines be answered by `handle`."""
     named = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
     scope = {"type": "http", "method": "POST", "path": "/models/m", "query_string": b"a=b", "headers": named}
-    lines = Lines(Request(scope), manifest(limits), lambda: handle, accepting)
-    await asyncio.wait_for(lines(scope, client.receive, client.send), 5)
+    response = Lines(Request(scope), manifest(limits), lambda: handle, accepting)
+    await asyncio.wait_for(response(scope, client.receive, client.send), 5)
 
 
 def echo(exchange: Exchange) -> None:
