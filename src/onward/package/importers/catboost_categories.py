@@ -23,6 +23,7 @@ from onward.types import Array
 
 MOST_PLACES = 1 << 20
 """More combinations of categories than these make too large a table."""
+MOST_NUMBERS = 1 << 25
 _MULTIPLIER = np.uint64(0x4906BA494954CB65)
 _EMPTY = (1 << 64) - 1
 
@@ -90,8 +91,13 @@ def derived_of(
     for index, ctr in enumerate(ctrs):
         by_elements.setdefault(json.dumps(ctr["elements"], sort_keys=True), []).append(index)
     places = [0] * len(ctrs)
+    numbers_held = 0
     for indices in by_elements.values():
         keys = _Keys(ctrs[indices[0]]["elements"], categories, numbers, where)
+        numbers_held += len(keys.hashes) * len(indices)
+        if numbers_held > MOST_NUMBERS:
+            problem = "the model's counts of categories make too large tables"
+            raise PackageError(problem, where=where, expected=f"at most {MOST_NUMBERS} numbers")
         table = np.stack([_counted(ctrs[index], document["ctr_data"], keys) for index in indices], axis=1)
         derived.append(Lookup(categories=keys.columns, above=keys.above, matches=keys.matches, table=table))
         for index in indices:

@@ -20,7 +20,7 @@ from onward.package.importers.extra import need
 from onward.package.importers.tablegraph import MATRIX
 from onward.types import Array
 
-MOST_NODES = 50_000_000
+MOST_NODES = 20_000_000
 _PURPOSE = "packing a tree model"
 
 ZERO = 1e-35
@@ -100,6 +100,7 @@ class Forest:
 def check_forest(forest: Forest, where: str = "") -> None:
     """Raise `PackageError` for what no library writes: a node that leads nowhere or back, or a column that is none."""
     total = sum(len(tree) for tree in forest.trees)
+    total += sum(len(node.members) for node in forest.splits() if isinstance(node, Member))
     if not forest.trees or total > MOST_NODES:
         raise PackageError("a model of no trees or too many", where=where, expected=f"1 to {MOST_NODES} nodes")
     for number, tree in enumerate(forest.trees):

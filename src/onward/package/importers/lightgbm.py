@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -203,8 +204,7 @@ def _tree(block: Mapping[str, str], target: int, where: str) -> list[Node]:
     if len(leaves) == 1:
         return [*leaves]
     inner = len(leaves) - 1
-    boundaries = [int(value) for value in block.get("cat_boundaries", "").split()]
-    words = [int(value) for value in block.get("cat_threshold", "").split()]
+    sets = _sets(block)
     nodes: list[Node] = []
     columns = (
         block[key].split() for key in ("split_feature", "threshold", "decision_type", "left_child", "right_child")
@@ -213,9 +213,7 @@ def _tree(block: Mapping[str, str], target: int, where: str) -> list[Node]:
         kind = int(decision)
         yes, no = (inner - 1 - child if child < 0 else child for child in (int(left), int(right)))
         if kind & _CATEGORICAL:
-            position = int(threshold)
-            bits = words[boundaries[position] : boundaries[position + 1]]
-            nodes.append(Member(int(feature), _members(bits), yes, no, False))
+            nodes.append(Member(int(feature), sets.pop(int(threshold)), yes, no, False))
         else:
             value = float(threshold)
             if value == -_TINY:  # it is zero by the time that it is compared
@@ -227,8 +225,18 @@ def _tree(block: Mapping[str, str], target: int, where: str) -> list[Node]:
     return [*nodes, *leaves]
 
 
-def _members(words: Sequence[int]) -> tuple[int, ...]:
-    return tuple(32 * place + bit for place, word in enumerate(words) for bit in range(32) if word >> bit & 1)
+def _sets(block: Mapping[str, str]) -> dict[int, tuple[int, ...]]:
+    """The sets of categories of a tree, as bits of words; each belongs to one split."""
+    boundaries = [int(value) for value in block.get("cat_boundaries", "0").split()]
+    words = [int(value) for value in block.get("cat_threshold", "").split()]
+    if boundaries[0] != 0 or boundaries != sorted(boundaries) or boundaries[-1] != len(words):
+        raise ValueError("sets of categories lie upon each other")
+    return {
+        place: tuple(
+            32 * (at - start) + bit for at in range(start, end) for bit in range(32) if words[at] >> bit & 1
+        )
+        for place, (start, end) in enumerate(pairwise(boundaries))
+    }  # fmt: skip
 
 
 def _category_columns(sample: Any) -> list[str] | None:

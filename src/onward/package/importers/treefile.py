@@ -9,7 +9,7 @@ from onward.errors import PackageError, UsageError
 from onward.package.importers.draft import Draft
 from onward.package.records import PackageInfo
 
-MOST_BYTES = 2 << 30
+MOST_BYTES = 512 << 20
 _HEAD_BYTES = 1 << 16
 _EXPECTED = "XGBoost's .json or .ubj, LightGBM's .txt, or CatBoost's .json or .cbm"
 

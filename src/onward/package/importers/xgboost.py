@@ -194,6 +194,8 @@ def _tree(tree: Any, target: int, weight: float, where: str) -> list[Node]:
     left, right, features = tree["left_children"], tree["right_children"], tree["split_indices"]
     conditions, default_left = tree["split_conditions"], tree["default_left"]
     kinds = tree.get("split_type") or [0] * len(left)
+    if sum(map(int, tree.get("categories_sizes", ()))) > len(tree.get("categories", ())):
+        raise ValueError("sets of categories lie upon each other")
     sets = {
         int(node): tuple(map(int, tree["categories"][start : start + size]))
         for node, start, size in zip(

@@ -149,6 +149,14 @@ def test_without_lightgbm_a_file_is_packed_and_the_lock_says_that_nothing_was_co
     assert answer.answer["label"] == ["one", "two", "three", "four"][int(np.argmax(expected))]
 
 
+@pytest.mark.parametrize("change", [("cat_boundaries=0 ", "cat_boundaries=9 "), ("cat_threshold=", "cat_threshold_=")])
+def test_sets_of_categories_that_are_not_there_are_refused(change: tuple[str, str]) -> None:
+    with_sets = fitted("binary", {}).booster_.model_to_string()
+    assert change[0] in with_sets
+    with pytest.raises(PackageError, match="not a LightGBM model"):
+        read_lightgbm(with_sets.replace(*change))
+
+
 @pytest.fixture(scope="module")
 def text() -> str:
     written: str = fitted("binary", {}).booster_.model_to_string()

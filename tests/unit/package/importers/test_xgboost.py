@@ -200,6 +200,16 @@ def test_what_a_file_does_not_say_is_refused(path: tuple[Any, ...], value: Any, 
         read_xgboost(document)
 
 
+def test_sets_of_categories_that_lie_upon_each_other_are_refused() -> None:
+    booster = xgboost.XGBRegressor(**OPTIONS, max_cat_to_onehot=1).fit(FRAME, TARGET).get_booster()
+    document = json.loads(bytes(booster.save_raw("json")))
+    trees = document["learner"]["gradient_booster"]["model"]["trees"]
+    tree = next(tree for tree in trees if len(tree["categories_sizes"]) > 1)
+    tree["categories_sizes"] = [len(tree["categories"])] * len(tree["categories_sizes"])
+    with pytest.raises(PackageError, match="lie upon each other"):
+        read_xgboost(document)
+
+
 @pytest.mark.parametrize("name", ["model.json", "model.ubj", "model.txt", "model.cbm"])
 @pytest.mark.parametrize(
     "data", [b"", b"{}", b'{"learner": 1}', b"{L\0", b"binf\0\0", b"[1]", b'{"learner"' + b"[" * 99999]
