@@ -80,7 +80,7 @@ PACKAGES = (
     never("keys of many parts", P + "toml_text.py", "_DEEP.search(bare)", UNIT + "package/test_toml_text.py"),
     never("numbers of many digits", P + "toml_text.py", "_LONG.search(bare)", UNIT + "package/test_toml_text.py"),
     off("sizes in a manifest", P + "sections.py", "(size == -1 or 1 <= size < 1 << 31)", "True",
-        *opened("manifest_size")),
+        UNIT + "package/test_manifest.py"),
     off("elements in a manifest", P + "sections.py",
         "elif (elements := math.prod(size for size in value if size > 0)) > MOST_ELEMENTS:",
         "elif (elements := 0):", *opened("manifest_sizes")),
