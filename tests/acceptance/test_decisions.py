@@ -360,3 +360,17 @@ def test_metrics_and_openapi_know_the_decisions(client: httpx.Client) -> None:
     plain = told["paths"]["/models/plain"]["post"]
     assert "idempotency-key" not in {one["name"] for one in plain["parameters"]}
     assert client.get("/docs").status_code == 200
+
+
+def test_each_line_of_a_body_is_decided_and_the_whole_sent_again_decides_nothing_new(client: httpx.Client) -> None:
+    items: list[Any] = [{"x": LARGE}, {"x": [1.0]}, {"x": SMALL}, {"x": LARGE}]
+    content = b"".join(json.dumps(item).encode() + b"\n" for item in items)
+    headers = {"content-type": "application/x-ndjson", "idempotency-key": "file-1"}
+    first, again = (
+        [json.loads(line) for line in client.post("/models/tiny", content=content, headers=headers).text.splitlines()]
+        for _ in range(2)
+    )
+    assert [line.get("code") for line in first] == [None, "WRONG_SHAPE", None, None]
+    assert [line["decision"]["outcome"] for line in first if "decision" in line] == ["decline", "approve", "decline"]
+    ids = [[line["decision"]["decision_id"] for line in lines if "decision" in line] for lines in (first, again)]
+    assert ids[0] == ids[1] and len(set(ids[0])) == 3

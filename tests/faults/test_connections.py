@@ -77,11 +77,12 @@ def until_files_are_below(server: Server, count: int) -> None:
         time.sleep(0.05)
 
 
-def test_five_thousand_idle_connections_cost_the_others_nothing(server: Server, room: int) -> None:
+@pytest.mark.parametrize("count", [5000, pytest.param(17_000, marks=pytest.mark.long)])
+def test_thousands_of_idle_connections_cost_the_others_nothing(server: Server, room: int, count: int) -> None:
     before = np.median(latencies_s(server, 100))
     idle = []
     try:
-        for index in range(min(5000, room)):
+        for index in range(min(count, room)):
             opened = connect(server)
             idle.append(opened)
             if index % 3 == 0:  # a part of a request
