@@ -88,7 +88,7 @@ PACKAGES = (
         "if self.has(name) and isinstance(self.values[name], str) and not is_inner_path(value):", "if False:",
         UNIT + "package/test_manifest.py"),
     off("what examples may take", P + "examples.py", "if self.bytes_left < 0 or self.values_left < 0:", "if False:",
-        *opened("examples")),
+        UNIT + "package/test_examples.py"),
     off("files that examples name", P + "examples.py",
         'if not is_inner_path(value["file"]) or file.is_symlink() or not file.is_file():', "if not file.is_file():",
         UNIT + "package/test_examples.py"),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onward.errors import GoldenExampleFailed, PackageError
+from onward.package import examples
 from onward.package.examples import Example, check_example, differences, read_examples, write_examples
 from onward.types import PackageId, Result
 
@@ -129,3 +131,28 @@ def test_written_examples_read_back_and_match_themselves(
     (again,) = read_examples(folder)
     assert again.input == {"x": tensor.tolist(), "b": data, "t": text}
     assert differences(again, {"a": text}, {"y": tensor[None]}) == []
+
+
+@pytest.mark.parametrize("name", ["../secret", "{folder}/secret", "link", "inner/../../secret"])
+def test_a_file_outside_the_package_is_none_of_its_examples(tmp_path: Path, name: str) -> None:
+    (tmp_path / "secret").write_bytes(b"secret")
+    folder = tmp_path / "package"
+    (folder / "inner").mkdir(parents=True)
+    (folder / "link").symlink_to(tmp_path / "secret")
+    line = json.dumps({"input": {"a": {"file": name.format(folder=tmp_path)}}, "answer": {"a": 1}})
+    with pytest.raises(PackageError, match="no such file"):
+        read(folder, line)
+
+
+def test_examples_share_what_they_may_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    line = json.dumps({"input": {"a": [1, 2, 3]}, "answer": {"a": 1}}) + "\n"
+    monkeypatch.setattr(examples, "MAX_VALUES", 30)
+    assert len(read(tmp_path, line * 3)) == 3
+    with pytest.raises(PackageError, match="too many"):
+        read(tmp_path, line * 30)
+    (tmp_path / "large").write_bytes(bytes(1000))
+    monkeypatch.setattr(examples, "MAX_FILE_BYTES", 2500)
+    line = json.dumps({"input": {"a": {"file": "large"}}, "answer": {"a": 1}}) + "\n"
+    assert len(read(tmp_path, line * 2)) == 2
+    with pytest.raises(PackageError, match="too large"):
+        read(tmp_path, line * 3)
