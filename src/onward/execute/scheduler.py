@@ -9,6 +9,10 @@ Of three priorities each counts as having come a second before the next lower on
 nothing starves: what comes more than two seconds after a piece of work is never ahead of it. Where the queue is full,
 an eighth of it more is there for each priority that has not that much in it.
 
+Deadlines bound the queue, too: else, with more to do than can be done, all would be computed just too late. Work that
+would be late is turned away at once, batches take at most half of the time that their work was given, and work that has
+waited too long to run in a batch of use is given up for those behind it.
+
     queued ──next_batch──▶ running ──done──▶ finished
       ├──cancel──▶ cancelled
       └──deadline──▶ expired            (work that `add` refuses is rejected and was never queued)
@@ -16,15 +20,32 @@ an eighth of it more is there for each priority that has not that much in it.
 
 from __future__ import annotations
 
-import enum
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Hashable
-from dataclasses import dataclass
 from typing import TypeAlias
 
 from onward.errors import Overloaded, TooLarge
+from onward.execute.pace import Pace
 from onward.execute.promises import Promises
+from onward.execute.work import (
+    BEHIND_S,
+    HIGH,
+    LOW,
+    NEW,
+    NORMAL,
+    PRIORITIES,
+    RETURNING,
+    UNKNOWN,
+    Batch,
+    State,
+    Work,
+)
+
+__all__ = [
+    "BEHIND_S", "HIGH", "LENGTH_BUCKETS", "LOW", "NEW", "NORMAL", "PRIORITIES", "RETURNING", "UNKNOWN", "Batch",
+    "Scheduler", "State", "Work", "length_bucket",
+]  # fmt: skip
 
 # Lengths (tokens) up to a bound share a batch: padding stays below a third, and there are few distinct shapes.
 LENGTH_BUCKETS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 4096, 8192)
@@ -32,70 +53,16 @@ _NEVER_S = float("inf")
 # Share of the newest batch in the moving average of seconds a row.
 _SMOOTHING = 0.2
 _PURGE_FROM = 64
-
-
-HIGH, NORMAL, LOW = 0, 1, 2
-PRIORITIES = {"high": HIGH, "normal": NORMAL, "low": LOW}
-# By how much later than it came a priority counts as having come.
-BEHIND_S = (0.0, 1.0, 2.0)
 _RESERVE = 8
 # What a row is taken to need before any has been computed; a full queue then is taken to drain within a second.
 _GUESS_S = 0.005
-# Whether work's caller was turned away before. Room that is kept for those who were is kept from NEW work only.
-NEW, RETURNING, UNKNOWN = 0, 1, 2
+# While time is kept for those who were told to come back, new work has to have so many times what it needs.
+_CAUTION = 1.5
+# Of what a batch is expected to take, for what it may take.
+_MARGIN = 1.2
 
 _Line: TypeAlias = "tuple[deque[Work], deque[Work], deque[Work]]"
 """Work that may share a batch, by priority."""
-
-
-class State(enum.Enum):
-    """Where a piece of work stands."""
-
-    QUEUED = "queued"
-    RUNNING = "running"
-    FINISHED = "finished"
-    CANCELLED = "cancelled"
-    EXPIRED = "expired"
-    REJECTED = "rejected"
-
-
-class Work:
-    """One request's rows on their way through the scheduler; the driver subclasses it to carry the request.
-
-    `rows` is its cost, at least 1. Work with different `key` never shares a batch; `length` (0: fixed shape) is
-    bucketed. `deadline_s` is on the same clock as every `now_s`. `priority` is HIGH, NORMAL or LOW. `standing` is NEW,
-    RETURNING (it was turned away, and comes when it was told to) or UNKNOWN.
-    """
-
-    __slots__ = ("arrived_s", "deadline_s", "key", "length", "priority", "rows", "standing", "state")
-
-    def __init__(
-        self,
-        *,
-        rows: int = 1,
-        key: Hashable = None,
-        length: int = 0,
-        deadline_s: float = _NEVER_S,
-        priority: int = NORMAL,
-    ) -> None:
-        self.rows = rows
-        self.key = key
-        self.length = length
-        self.deadline_s = deadline_s
-        self.priority = priority
-        self.standing = NEW
-        self.arrived_s = 0.0
-        self.state = State.QUEUED
-
-
-@dataclass(slots=True, eq=False)
-class Batch:
-    """Work that runs together. `bucket` is the number of rows to pad to (≥ `rows`)."""
-
-    works: list[Work]
-    rows: int
-    bucket: int
-    started_s: float
 
 
 class Scheduler:
@@ -128,24 +95,32 @@ class Scheduler:
         self._lines: dict[Hashable, _Line] = {}
         # Waiting rows by priority; those of NORMAL are the rest, so that ordinary work is not counted twice.
         self._rows_of = [0, 0, 0]
+        self._odd_rows = 0
         self._expired: list[Work] = []
         self._cancelled = 0
         self._seconds_per_row = 0.0
+        # What batches took is learnt from only when a deadline is so near that it matters: within the longest queue.
+        self._pace = Pace()
+        self._took: deque[tuple[int, float]] = deque(maxlen=64)
+        self._tight_s = 0.0
+        self._tight_rows = 2 * _MARGIN * _CAUTION * (max_queue_rows / instances + 2 * max_batch_size)
+        self._begun_s, self._begun_rows = -_NEVER_S, 0
 
     def add(self, work: Work, now_s: float) -> None:
         """Queue the work. Raises `Overloaded` (with the time after which it is worth trying again) when it is full.
 
-        Work larger than the whole queue raises `TooLarge`: it could never be admitted. Work without rows has nothing to
-        wait for and is a `ValueError`.
+        It is full for work, too, that would have its answer after its deadline. Work larger than the whole queue raises
+        `TooLarge`: it could never be admitted. Work without rows has nothing to wait for and is a `ValueError`.
         """
         waiting = self.queued_rows + work.rows
         if work.standing == RETURNING:
             self._promises.redeem(work.rows)
-        if not self.queued_rows < waiting <= self._open_rows:
+        if not self.queued_rows < waiting <= self._open_rows or work.deadline_s < now_s + self._tight_s:
             self._check_room(work, now_s)
         self.queued_rows = waiting
         if work.priority != NORMAL:
             self._rows_of[work.priority] += work.rows
+            self._odd_rows += work.rows
         work.arrived_s = now_s
         key: Hashable = work.key
         if work.length:
@@ -170,27 +145,29 @@ class Scheduler:
         """The next batch to run, or None when there is nothing to do now (see `wake_s`)."""
         if self.running >= self.instances or not self.queued_rows:
             return None
-        line = self._first_line(now_s)
-        if line is None:
-            return None
-        if self.max_queue_delay_s and now_s < self._oldest_s() + self.max_queue_delay_s:
-            line = self._full_line(now_s)
+        works: list[Work] = []
+        while not works:  # else all that was taken was given up for others
+            line = self._first_line(now_s)
+            if line is not None and self.max_queue_delay_s and now_s < self._oldest_s() + self.max_queue_delay_s:
+                line = self._full_line(now_s)
             if line is None:
-                return None
-        works, rows = self._take(line, now_s)
-        self.running += 1
+                return self._take_back(now_s)
+            works, rows = self._take(line, now_s)
         self.queued_rows -= rows
-        return Batch(works, rows, self._bucket(rows), now_s)
+        return self._begun(works, rows, now_s)
 
     def done(self, batch: Batch, now_s: float) -> None:
         """The batch has been computed (or has failed): its instance is free again."""
         self.running -= 1
         for work in batch.works:
             work.state = State.FINISHED
-        seconds_per_row = (now_s - batch.started_s) / batch.rows
+        took_s = now_s - batch.started_s
+        seconds_per_row = took_s / batch.rows
         if self._seconds_per_row:
             seconds_per_row = _SMOOTHING * seconds_per_row + (1 - _SMOOTHING) * self._seconds_per_row
         self._seconds_per_row = seconds_per_row
+        self._took.append((batch.rows, took_s))
+        self._tight_s = seconds_per_row * self._tight_rows
 
     def alone(self, work: Work, now_s: float) -> Batch:
         """A batch of one for work of a failed batch (after `done`): what failed may have been its neighbour."""
@@ -249,12 +226,12 @@ class Scheduler:
         return self.max_queue_rows - min(self._promises.kept, self._most_kept)
 
     def _check_room(self, work: Work, now_s: float) -> None:
-        """Whether work that finds no open room has some by its priority or standing; else raises."""
+        """Whether work that finds no open room, or has little time, is admitted all the same; else raises."""
         if work.rows > 0:
-            own = self._rows_of[work.priority] if work.priority != NORMAL else self.queued_rows - sum(self._rows_of)
-            if own + work.rows <= self._reserve:
-                return
-            if self.queued_rows + work.rows <= self.limit(NORMAL, work.standing, now_s):
+            limit = self.limit(NORMAL, work.standing, now_s)
+            own = self._rows_of[work.priority] if work.priority != NORMAL else self.queued_rows - self._odd_rows
+            has_room = self.queued_rows + work.rows <= limit or own + work.rows <= self._reserve
+            if has_room and self._is_in_time(work, now_s):
                 return
         # Else a later `cancel` would take rows off the queue that were never on it.
         work.state = State.REJECTED
@@ -264,17 +241,44 @@ class Scheduler:
             raise TooLarge(expected=f"at most {self.max_queue_rows} rows", found=f"{work.rows} rows")
         raise self.turn_away(work.rows, now_s)
 
+    def _is_in_time(self, work: Work, now_s: float) -> bool:
+        """Whether work that is queued now has its answer before its deadline, as far as one can tell."""
+        if not self.queued_rows or work.priority == HIGH:
+            return True
+        self._learn()
+        within_s = work.deadline_s - now_s
+        size = self._pace.rows_within(within_s / 2 / _MARGIN, self.max_batch_size)
+        ahead, beside = divmod(self.queued_rows, size)
+        own = max(min(beside + work.rows, size), work.rows)
+        expected_s = ahead * self._pace.run_s(size) / self.instances + self._pace.run_s(own)
+        busy_s = self._begun_s + self._pace.run_s(self._begun_rows) / self.instances - now_s
+        expected_s = max(busy_s, 0.0) + expected_s * _MARGIN
+        if work.standing == NEW and self._promises.kept:
+            expected_s *= _CAUTION
+        return expected_s <= within_s
+
+    def _learn(self) -> None:
+        while self._took:
+            self._pace.note(*self._took.popleft())
+
     def _leave(self, work: Work) -> None:
         """Its rows do not wait any more."""
         self.queued_rows -= work.rows
         if work.priority != NORMAL:
             self._rows_of[work.priority] -= work.rows
+            self._odd_rows -= work.rows
 
     def _first_line(self, now_s: float) -> _Line | None:
         """The line whose first live work counts as having waited longest; lines found empty are dropped."""
         first: _Line | None = None
         first_s = _NEVER_S
-        is_ordinary = self._is_ordinary()
+        if len(self._lines) == 1 and not self._odd_rows:
+            (line,) = self._lines.values()
+            queue = line[NORMAL]
+            is_live = queue and queue[0].state is State.QUEUED and queue[0].deadline_s > now_s
+            if is_live and not line[HIGH] and not line[LOW]:
+                return line
+        is_ordinary = not self._odd_rows  # as it mostly is: other priorities need not be looked at
         for key, line in list(self._lines.items()):
             due_s = _NEVER_S
             if is_ordinary and (line[HIGH] or line[LOW]):  # cancelled, all of it
@@ -292,10 +296,6 @@ class Scheduler:
                 first, first_s = line, due_s
         return first
 
-    def _is_ordinary(self) -> bool:
-        """Whether all that waits is of NORMAL priority, as it mostly is: the others need not be looked at."""
-        return not (self._rows_of[HIGH] or self._rows_of[LOW])
-
     def _oldest_s(self) -> float:
         """When the work at the heads that came first came, whatever its priority."""
         return min((queue[0].arrived_s for line in self._lines.values() for queue in line if queue), default=_NEVER_S)
@@ -305,11 +305,15 @@ class Scheduler:
         if work.state is State.CANCELLED:
             return True
         if work.deadline_s <= now_s:
-            work.state = State.EXPIRED
-            self._leave(work)
-            self._expired.append(work)
+            self._give_up(work)
             return True
         return False
+
+    def _give_up(self, work: Work) -> None:
+        """It will have no answer in time."""
+        work.state = State.EXPIRED
+        self._leave(work)
+        self._expired.append(work)
 
     def _purge(self) -> None:
         """Let go of cancelled work: behind a long batch, clients that come and leave must not fill the memory."""
@@ -340,8 +344,9 @@ class Scheduler:
         """Live work in its order, up to `max_batch_size` rows; larger work runs alone."""
         works: list[Work] = []
         rows = 0
+        most_s, latest_s = _NEVER_S, now_s + self._tight_s
         while True:
-            queue, until_s = (line[NORMAL], _NEVER_S) if self._is_ordinary() else _ahead(line)
+            queue, until_s = _ahead(line) if self._odd_rows else (line[NORMAL], _NEVER_S)
             if not queue:
                 return works, rows
             priority = queue[0].priority
@@ -355,12 +360,54 @@ class Scheduler:
                     break  # work of another priority comes before
                 if works and rows + work.rows > self.max_batch_size:
                     return works, rows
+                if work.deadline_s < latest_s:
+                    self._learn()
+                    if not works and self._holds_up(work, now_s):
+                        queue.popleft()
+                        self._give_up(work)
+                        if len(self._lines) > 1:
+                            return [], 0  # another line may come first now
+                        continue
+                    # Half of its time for the batch that runs when it comes, half for its own.
+                    most_s = min(most_s, (work.deadline_s - work.arrived_s) / 2, work.deadline_s - now_s)
+                if works and most_s < _NEVER_S and self._pace.run_s(rows + work.rows) * _MARGIN > most_s:
+                    return works, rows
                 queue.popleft()
                 work.state = State.RUNNING
                 if priority != NORMAL:
                     self._rows_of[priority] -= work.rows
+                    self._odd_rows -= work.rows
                 works.append(work)
                 rows += work.rows
+
+    def _take_back(self, now_s: float) -> Batch | None:
+        """The work given up last, if those that it was given up for are over, too: late is better than idle."""
+        for index in range(len(self._expired) - 1, -1, -1):
+            if self._expired[index].deadline_s > now_s:
+                work = self._expired.pop(index)
+                work.state = State.RUNNING
+                return self._begun([work], work.rows, now_s)
+        return None
+
+    def _begun(self, works: list[Work], rows: int, now_s: float) -> Batch:
+        self.running += 1
+        self._begun_s, self._begun_rows = now_s, rows
+        return Batch(works, rows, self._bucket(rows), now_s)
+
+    def _holds_up(self, work: Work, now_s: float) -> bool:
+        """Whether the work has so little time left that its batch would be too short for the others that wait.
+
+        It has waited for longer than it was expected to. To run it in time, in a batch of its own, would make the next
+        ones wait as long, and so on.
+        """
+        others = self.queued_rows - work.rows
+        if not others:
+            return False
+        left_s = work.deadline_s - now_s
+        if self._pace.run_s(work.rows) * _MARGIN > left_s:
+            return True  # it would be late even alone
+        wanted = self._pace.rows_within((work.deadline_s - work.arrived_s) / 2 / _MARGIN, self.max_batch_size)
+        return self._pace.rows_within(left_s / _MARGIN, self.max_batch_size) < min(wanted, self.queued_rows) / 2
 
     def _bucket(self, rows: int) -> int:
         if not self.row_buckets or rows > self.row_buckets[-1]:

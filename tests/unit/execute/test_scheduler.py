@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import math
 import random
 import weakref
 from collections.abc import Hashable
+from dataclasses import dataclass
 
 import pytest
 from hypothesis import given, settings
@@ -39,6 +41,7 @@ from onward.execute.scheduler import (
 ENDED = {State.FINISHED, State.CANCELLED, State.EXPIRED}
 TTLS_S = st.sampled_from([0.0, 1.0, 3.0, 1e9, 1e9, 1e9])
 KEYS = st.sampled_from([None, None, "a"])
+FAR_S = 1e8
 ROWS = st.sampled_from([1, 1, 1, 2, 3, 10])
 LENGTHS = st.sampled_from([0, 0, 0, 8, 9, 16, 9000])
 PRIORITY = st.sampled_from([HIGH, NORMAL, NORMAL, NORMAL, LOW])
@@ -112,7 +115,8 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert work.rows > scheduler.max_queue_rows
             self.rejected.append(work)
         except Overloaded as error:
-            assert not must_fit
+            has_little_time = queued and work.deadline_s < FAR_S
+            assert not must_fit or has_little_time
             assert work.rows <= scheduler.max_queue_rows
             assert error.retry_after_s > 0
             self.rejected.append(work)
@@ -145,13 +149,21 @@ class SchedulerMachine(RuleBasedStateMachine):
         scheduler = self.scheduler
         waiting = live(self.added, self.now_s)
         free = scheduler.running < scheduler.instances
+        shelved = [one for one in self.added if one.state is State.EXPIRED and id(one) not in self.reported]
         batch = scheduler.next_batch(self.now_s)
+        given_up = [work for work in waiting if work.state is State.EXPIRED]
+        assert all(work.deadline_s < FAR_S for work in given_up), "it gives up what has time"
+        assert batch is not None or not given_up, "it gives up work and has nothing better to do"
+        still = [work for work in waiting if work.state is State.QUEUED]
         if batch is None:
-            self._check_that_it_may_wait(waiting, free)
+            self._check_that_it_may_wait(still, free)
             return
         assert free
-        self._check_batch(batch, waiting)
         self.running.append(batch)
+        if len(batch.works) == 1 and (given_up or batch.works[0] in shelved) and batch.works[0].deadline_s < FAR_S:
+            assert batch.works[0].deadline_s > self.now_s, "it takes back what is over"
+            return
+        self._check_batch(batch, [work for work in waiting if work.state is not State.EXPIRED], bool(given_up))
 
     def _check_that_it_may_wait(self, waiting: list[Work], free: bool) -> None:
         if not free or not waiting:
@@ -164,7 +176,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert rows < scheduler.max_batch_size, "a full batch waits"
         assert scheduler.wake_s() == oldest_s + scheduler.max_queue_delay_s
 
-    def _check_batch(self, batch: Batch, waiting: list[Work]) -> None:
+    def _check_batch(self, batch: Batch, waiting: list[Work], gave_up: bool) -> None:
         scheduler = self.scheduler
         assert batch.works
         assert all(work in waiting for work in batch.works), "it runs what is cancelled, expired or not queued"
@@ -188,13 +200,17 @@ class SchedulerMachine(RuleBasedStateMachine):
             following = [
                 work for work in mates if work not in batch.works and rank(work) == rank(mates[len(batch.works)])
             ]
-            assert any(batch.rows + work.rows > scheduler.max_batch_size for work in following), "it left room unused"
+            is_tight = any(work.deadline_s < FAR_S for work in [*batch.works, *following])
+            assert is_tight or any(batch.rows + work.rows > scheduler.max_batch_size for work in following), (
+                "unused room"
+            )
         oldest_s = min(work.arrived_s for work in waiting)
         due = self.now_s >= oldest_s + scheduler.max_queue_delay_s
         if due:
             assert rank(batch.works[0]) == min(map(rank, waiting)), "work that comes before waits"
         else:
-            assert sum(work.rows for work in mates) >= scheduler.max_batch_size, "it did not wait for the delay"
+            is_full = sum(work.rows for work in mates) >= scheduler.max_batch_size
+            assert is_full or gave_up, "it did not wait for the delay"
 
     @precondition(lambda self: self.running)
     @rule(index=st.integers(0, 2), took_s=st.sampled_from([0.0, 0.5, 2.0]))
@@ -213,7 +229,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         waiting = live(self.added, self.now_s)
         for work in self.scheduler.expire(self.now_s):
             assert work.state is State.EXPIRED
-            assert work.deadline_s <= self.now_s
+            assert work.deadline_s < FAR_S
             assert id(work) not in self.reported, "it reports an expiry twice"
             self.reported.add(id(work))
         assert live(self.added, self.now_s) == waiting
@@ -489,6 +505,69 @@ def test_whoever_comes_back_when_told_is_admitted_and_the_model_is_never_idle(
     assert back > 100
     assert admitted >= 0.95 * back  # the first come before any batch has shown the rate
     assert busy_s > 0.99 * 19.5
+
+
+@dataclass
+class Flow:
+    good: int = 0
+    late: int = 0
+    offered: int = 0
+
+
+def open_loop(
+    rate: float, *, deadline_s: float, batch_rows: int, row_s: float, over_s: float, seconds: float = 8.0
+) -> Flow:
+    """Requests that come at random, whatever became of those before them, and are never sent again."""
+    chance = random.Random(3)
+    scheduler, flow = Scheduler(max_batch_size=batch_rows), Flow()
+    now_s, free_s = 0.0, 0.0
+    batch: Batch | None = None
+    while (arrives_s := now_s + chance.expovariate(rate)) < seconds:
+        while batch is not None and free_s <= arrives_s:
+            scheduler.done(batch, free_s)
+            flow.good += sum(work.deadline_s >= free_s for work in batch.works)
+            flow.late += sum(work.deadline_s < free_s for work in batch.works)
+            batch = scheduler.next_batch(free_s)
+            free_s += (over_s + row_s * batch.rows) * chance.uniform(0.8, 1.3) if batch else 0.0
+        now_s = arrives_s
+        flow.offered += 1
+        with contextlib.suppress(Overloaded):
+            scheduler.add(Work(deadline_s=now_s + deadline_s), now_s)
+        if batch is None and (batch := scheduler.next_batch(now_s)):
+            free_s = now_s + (over_s + row_s * batch.rows) * chance.uniform(0.8, 1.3)
+    return flow
+
+
+@pytest.mark.parametrize(
+    ("batch_rows", "row_s", "over_s"),
+    [(1, 0.005, 0.001), (8, 0.005, 0.002), (64, 0.0005, 0.002), (32, 0.0002, 0.0001)],
+    ids=["one by one", "slow rows", "slow batches", "quick"],
+)
+def test_three_times_more_than_can_be_done_leaves_the_useful_work_as_it_was(
+    batch_rows: int, row_s: float, over_s: float
+) -> None:
+    deadline_s = max(0.02, 10 * (over_s + row_s))
+    capacity = batch_rows / (over_s + row_s * batch_rows)
+    peak, much = (
+        open_loop(capacity * load, deadline_s=deadline_s, batch_rows=batch_rows, row_s=row_s, over_s=over_s)
+        for load in (0.9, 3.0)
+    )
+    assert much.offered > 2.5 * peak.offered
+    assert much.good >= 0.9 * peak.good
+    assert much.late <= 0.01 * (much.good + much.late), "p99 of what was admitted is within the deadline"
+
+
+def test_an_idle_scheduler_takes_work_of_any_deadline() -> None:
+    scheduler = scheduler_with([Work()])
+    batch = scheduler.next_batch(0.0)
+    assert batch is not None
+    scheduler.done(batch, 30.0)
+    for _ in range(2):
+        hurried = Work(deadline_s=30.1)
+        scheduler.add(hurried, 30.0)
+        found = scheduler.next_batch(30.0)
+        assert found is not None and found.works == [hurried]
+        scheduler.done(found, 30.05)
 
 
 def test_no_more_batches_run_than_there_are_instances() -> None:
