@@ -146,7 +146,7 @@ def test_a_file_outside_the_package_is_none_of_its_examples(tmp_path: Path, name
 
 def test_examples_share_what_they_may_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     line = json.dumps({"input": {"a": [1, 2, 3]}, "answer": {"a": 1}}) + "\n"
-    monkeypatch.setattr(examples, "MAX_VALUES", 30)
+    monkeypatch.setattr(examples, "MAX_VALUES", 40)
     assert len(read(tmp_path, line * 3)) == 3
     with pytest.raises(PackageError, match="too many"):
         read(tmp_path, line * 30)
