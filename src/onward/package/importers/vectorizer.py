@@ -222,4 +222,5 @@ def _marks() -> str:
     edges = [found[0], *(code for before, after in pairwise(found) if after != before + 1 for code in (before, after))]
     edges.append(found[-1])
     ranges = zip(edges[::2], edges[1::2], strict=True)
-    return "[" + "".join(f"\\x{{{first:X}}}-\\x{{{last:X}}}" for first, last in ranges) + "]"
+    # the characters themselves: engines write their numbers in different ways
+    return "[" + "".join(f"{chr(first)}-{chr(last)}" for first, last in ranges) + "]"

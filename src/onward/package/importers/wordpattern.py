@@ -31,7 +31,7 @@ def words_of(pattern: str, stop_words: frozenset[str] = frozenset()) -> str:
 
 
 def _quoted(word: str) -> str:
-    return "".join(letter if letter.isalnum() or letter == "_" else f"\\x{{{ord(letter):X}}}" for letter in word)
+    return "".join(f"\\{letter}" if letter in r"^$\.*+?()[]{}|/" else letter for letter in word)
 
 
 def _translated(pattern: str) -> str:
