@@ -33,6 +33,7 @@ _log = logging.getLogger("onward.serve")
 _BATCHES = 2
 _MOST_LINES = 256
 _LEAST_LINES = 8
+_BREATH_LINES = 8
 _PIECE_BYTES = 64 << 10
 _LINGER_S = 2.0
 # Headers that say something of the whole body, and nothing of a line.
@@ -216,6 +217,8 @@ class Lines(Response):
                         await _throw_away(take)
                         break
                     await self._begin(number, line)
+                    if number % _BREATH_LINES == 0:
+                        await asyncio.sleep(0)  # others want to be read, too
             except OnwardError as error:  # of all that is still to come
                 await self._begin(splitter.number + 1, error)
                 await _throw_away(take)

@@ -280,6 +280,8 @@ def _fixed() -> Schema:
         "/v2/models/{name}": {"get": _fixed_operation("Metadata of a model: tensors, fields, digest.", name,
                                                       errors=("404",))},
         "/v2/models/{name}/infer": {"post": infer},
+        "/v2/models/{name}/stats": {"get": _fixed_operation("Statistics of a model's versions, in Triton's form.", name,
+                                                            errors=("404",))},
         "/metrics": {"get": _fixed_operation("Prometheus' text format.")},
     }  # fmt: skip
 

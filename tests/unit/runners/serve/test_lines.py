@@ -298,3 +298,23 @@ async def test_every_error_keeps_what_its_body_says() -> None:
     await ask(client, handle)
     (line,) = client.lines()
     assert (line["error"], line["code"], line["field"], line["line"]) == ("x: no", "INTERNAL", "x", 1)
+
+
+async def test_others_get_their_turn_between_lines() -> None:
+    turns = 0
+    seen: list[int] = []
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    def handle(exchange: Exchange) -> None:
+        seen.append(turns)
+        echo(exchange)
+
+    beside = asyncio.create_task(others())
+    await ask(Client(pieces(b"1\n" * 2000)), handle)
+    beside.cancel()
+    assert max(seen.count(turn) for turn in set(seen)) <= 8
