@@ -60,6 +60,9 @@ class Pipeline:
             manifest, package.folder, tensors=[spec.name for spec in self.signature.tensor_outputs]
         )
         self.default_fetches = self.fetches()
+        # Outputs that are as long as the padded inputs: one row a token, say.
+        following = getattr(self.model, "following", None) if self._after is None else None
+        self.following: frozenset[str] = following(manifest.batching.pad) if following is not None else frozenset()
         try:
             self.invariant = _invariant(self) if manifest.batching.mode == "invariant" else None
         except BaseException:
@@ -139,8 +142,16 @@ class Pipeline:
         for group in _groups(prepared, limit, self._shape_key):
             rows = [item.rows for item in group]
             feeds = self.collate([item.tensors for item in group], rows, bucket=sum(rows))
-            answers.extend(split(self.run(feeds, fetches), rows))
+            outputs = split(self.run(feeds, fetches), rows)
+            answers.extend(self._unpadded(tensors, fetches, item) for tensors, item in zip(outputs, group, strict=True))
         return answers
+
+    def _unpadded(self, tensors: list[Array], fetches: Sequence[str], item: Prepared) -> list[Array]:
+        """An item's outputs without what was only there because the batch held a longer one."""
+        if not self.following or not item.length:
+            return tensors
+        named = zip(fetches, tensors, strict=True)
+        return [tensor[:, : item.length] if name in self.following else tensor for name, tensor in named]
 
     def collate(
         self, items: Sequence[Mapping[str, Array | list[Any]]], rows: Sequence[int], *, bucket: int

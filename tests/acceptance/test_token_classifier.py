@@ -78,6 +78,27 @@ def test_v2_clients_send_the_text_and_get_the_tokens_probabilities(server: Serve
     np.testing.assert_allclose(found[0], wanted, atol=1e-6)
 
 
+def test_v2_tensors_are_as_long_as_their_request_whoever_shares_the_batch(server: Server) -> None:
+    counts = [1 + index % 17 for index in range(160)]
+    url = server.url.removeprefix("http://")
+    with triton.InferenceServerClient(url, concurrency=16) as client:
+
+        def ask(count: int) -> Any:
+            """Ask about so many tokens, with binary tensors or without."""
+            ids = np.arange(count, dtype=np.int64)[None] % 10 + 4
+            given = [triton.InferInput(name, [1, count], "INT64") for name in ("input_ids", "attention_mask")]
+            given[0].set_data_from_numpy(ids, binary_data=count % 2 == 0)
+            given[1].set_data_from_numpy(np.ones_like(ids), binary_data=count % 2 == 0)
+            asked = [triton.InferRequestedOutput("probabilities", binary_data=count % 2 == 0)]
+            return client.async_infer("ner", given, outputs=asked)
+
+        alone = {count: ask(count).get_result().as_numpy("probabilities") for count in set(counts)}
+        found = [one.get_result().as_numpy("probabilities") for one in [ask(count) for count in counts]]
+    for count, tensor in zip(counts, found, strict=True):
+        assert tensor.shape == (1, count, 5)
+        np.testing.assert_allclose(tensor, alone[count], atol=1e-5)
+
+
 def test_the_api_page_describes_entities(server: Server) -> None:
     described = json.dumps(httpx.get(f"{server.url}/openapi.json").json())
     assert '"entities": {"type": "array"' in described

@@ -385,8 +385,8 @@ class _Infer(_Answering):
     def resolve(self, outputs: Outputs, start: int) -> None:
         """Answer with the rows, in the form that was asked for."""
         request, rows = self.request, self.rows
-        encoder = self.served.encoder
-        if request.binary is False:
+        encoder, following = self.served.encoder, self.served.pipeline.following if self.length else None
+        if request.binary is False and not following:
             values = []
             for index in range(len(outputs.names)):
                 lists = outputs.rows(index)
@@ -398,6 +398,9 @@ class _Infer(_Answering):
                 return
         self.served.metrics.request_s.observe(outputs.finished_s - self.exchange.arrived_s)
         tensors = outputs.slice(start, rows)
+        for name in following or ():  # as long as this request's own tokens, whatever the batch held besides
+            if name in tensors:
+                tensors[name] = tensors[name][:, : self.length]
         body, header_length = encoder.encode(request.id, tensors, request.binary)
         if header_length is None:
             self.exchange.respond(body)
