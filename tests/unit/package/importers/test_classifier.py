@@ -217,10 +217,12 @@ def test_a_token_classifier_answers_with_entities_whoever_shares_its_batch(tmp_p
     with Pipeline.open(package.folder) as pipeline:
         assert pipeline.check_examples() == 5
         alone = [pipeline(text, outputs=["probabilities"]).answer for text in texts()]
-        together = [result.answer for result in pipeline.batch(texts(), outputs=["probabilities"])]
+        results = pipeline.batch(texts(), outputs=["probabilities"])
+    together = [result.answer for result in results]
     assert any(answer["entities"] for answer in alone)
     for text, one, other in zip(texts(), alone, together, strict=True):
         assert len(one["probabilities"]) == len(other["probabilities"]) == min(len(tokenizer().encode(text)), POSITIONS)
+        assert results[texts().index(text)].tensors["probabilities"].shape == (1, len(one["probabilities"]), 5)
         assert [each["text"] for each in one["entities"]] == [each["text"] for each in other["entities"]]
         for entity in one["entities"]:
             assert text[entity["start"] : entity["end"]] == entity["text"]

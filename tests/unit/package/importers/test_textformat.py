@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from onward.errors import PackageError
 from onward.package.importers.textformat import MAX_DEPTH, Message, Word, read_text_format
+from tests import triton_models
 
 
 def triton_schema() -> Any:
@@ -107,6 +108,14 @@ def test_what_protobuf_writes_with_tritons_schema_is_read_as_it_was_meant(
     text = text_format.MessageToString(config, as_one_line=as_one_line, as_utf8=as_utf8, pointy_brackets=pointy)
     found = read(read_text_format(text, "config.pbtxt"))
     assert same(found, plain(config)), text
+
+
+@pytest.mark.parametrize(
+    "text", [triton_models.LABELLED, triton_models.RESHAPED, triton_models.NARROWED, triton_models.ENSEMBLE]
+)
+def test_the_configurations_of_these_tests_are_tritons_and_read_as_protobuf_reads_them(text: str) -> None:
+    config = text_format.Parse(text, SCHEMA.ModelConfig())
+    assert same(read(read_text_format(text, "config.pbtxt")), plain(config))
 
 
 @settings(max_examples=300, deadline=None)
