@@ -51,7 +51,6 @@ def place(tmp_path_factory: pytest.TempPathFactory, keys: Pair) -> Path:
 
 COMMANDS = {
     "run": ["run", "PACKAGE", "[1, 2, 3]"],
-    "inspect": ["inspect", "PACKAGE"],
     "verify": ["verify", "PACKAGE"],
     "batch": ["batch", "PACKAGE", "rows.jsonl", "OUT.jsonl"],
     "edge": ["edge", "PACKAGE", "OUT", "--inputs", "0"],

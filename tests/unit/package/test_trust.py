@@ -231,7 +231,10 @@ def test_a_changed_folder_is_not_signed(folder: Path, keys: Pair) -> None:
     assert not (folder / "onward.sig").exists()
 
 
-@pytest.mark.parametrize("curve", [ec.SECP256R1(), ec.SECP384R1(), ec.SECP521R1()], ids=lambda curve: str(curve.name))
+CURVES = [ec.SECP256R1(), *(pytest.param(curve, marks=pytest.mark.long) for curve in (ec.SECP384R1(), ec.SECP521R1()))]
+
+
+@pytest.mark.parametrize("curve", CURVES, ids=lambda curve: str(curve.name))
 def test_model_signing_accepts_our_signatures_and_we_accept_its(
     tmp_path: Path, folder: Path, trusting: Callable[..., None], curve: ec.EllipticCurve
 ) -> None:
