@@ -98,9 +98,12 @@ def read_mlmodel(folder: Path) -> MlflowModel:
         raise UsageError("no MLflow model", where=str(folder), expected=f"a folder with the file {MODEL_FILE}")
     try:
         with file.open("rb") as stream:
-            text = stream.read(MAX_BYTES).decode("utf-8")
+            data = stream.read(MAX_BYTES + 1)
+        text = data.decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise PackageError(f"cannot be read: {error}", where=str(file), expected="YAML in UTF-8") from None
+    if len(data) > MAX_BYTES:
+        raise PackageError("the file is too long", where=str(file), expected=f"at most {MAX_BYTES} bytes")
     content = read_plain_yaml(text, str(file))
     flavors = content.get("flavors") if isinstance(content, dict) else None
     if not isinstance(flavors, dict) or not all(isinstance(settings, dict) for settings in flavors.values()):

@@ -37,6 +37,7 @@ from onward.package.importers.triton_stages import assemble_stages, steps_in_ord
 from onward.package.pack import RunPackage, pack_draft
 from onward.package.records import Execute, Labels, PackageInfo
 from onward.package.repository import Repository
+from onward.package.signature import MAX_LABELS_BYTES
 from onward.package.tensors import GraphSession
 from onward.types import Field, TensorSpec
 
@@ -280,6 +281,10 @@ def _labels(model: _Model, outputs: Sequence[Field], root: Path, notes: list[str
         output = shapes[tensor.name]
         file = _inside(model.folder / tensor.label_file, root)
         try:
+            if file.stat().st_size > MAX_LABELS_BYTES:
+                raise PackageError(
+                    "the file is too long", where=str(file), expected=f"at most {MAX_LABELS_BYTES} bytes"
+                )
             text = file.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise PackageError(f"cannot be read: {error}", where=str(file), expected="labels in UTF-8") from None

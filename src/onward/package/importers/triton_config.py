@@ -20,6 +20,7 @@ MODEL_FILE = "model.onnx"
 MAX_QUEUE_DELAY_US = 10_000_000
 MAX_INSTANCES = 1024
 MAX_ELEMENTS = 1 << 27
+MAX_BYTES = 4 << 20
 
 _EXPORT = "an ONNX model in the version's folder: export it where it was trained"
 _BUILT_FROM = "the ONNX file that it was built from: an engine fits one kind of GPU only"
@@ -121,9 +122,13 @@ def read_config(folder: Path) -> TritonConfig:
         note = f"no {CONFIG_FILE}: names, datatypes and shapes are the model's own"
         return TritonConfig(name=folder.name, notes=(note,), is_written=False)
     try:
-        text = file.read_text(encoding="utf-8")
+        with file.open("rb") as stream:
+            data = stream.read(MAX_BYTES + 1)
+        text = data.decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise PackageError(f"cannot be read: {error}", where=str(file), expected="text format in UTF-8") from None
+    if len(data) > MAX_BYTES:
+        raise PackageError("the file is too long", where=str(file), expected=f"at most {MAX_BYTES} bytes")
     return config_of(read_text_format(text, str(file)), folder.name)
 
 

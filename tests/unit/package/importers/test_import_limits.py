@@ -1,4 +1,4 @@
-"""A graph of few bytes that asks for terabytes is refused by every way in, and takes none of this process's memory."""
+"""What asks for more than there is, or is longer than any, is refused by every way in before it is taken in."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from onward.errors import RefusedGraph
+from onward.errors import PackageError, RefusedGraph
 from onward.package.importers.mlflow import draft_of_mlflow
 from onward.package.importers.triton import import_triton
 from onward.package.records import PackageInfo
-from tests.triton_models import write
+from tests.triton_models import write, write_config, write_layer
 
 
 def write_bomb(file: Path) -> None:
@@ -31,6 +31,25 @@ def test_a_triton_repository_with_a_graph_that_wants_terabytes_is_refused(tmp_pa
     write_bomb(tmp_path / "models" / "bomb" / "1" / "model.onnx")
     (found,) = import_triton(tmp_path / "models", tmp_path / "out")
     assert found.code == "REFUSED_GRAPH" and "memory" in found.refused
+
+
+@pytest.mark.parametrize("file", ["config.pbtxt", "labels.txt"])
+def test_a_file_of_words_that_is_longer_than_any_is_refused_unread(file: str, tmp_path: Path) -> None:
+    model = tmp_path / "models" / "one"
+    write_layer(model / "1" / "model.onnx")
+    write_config(model, 'max_batch_size: 4 input { name: "x" data_type: TYPE_FP32 dims: 4 } '
+                 'output { name: "y" data_type: TYPE_FP32 dims: 3 label_filename: "labels.txt" }')  # fmt: skip
+    with (model / file).open("ab") as stream:
+        stream.truncate(17 << 20)
+    (found,) = import_triton(tmp_path / "models", tmp_path / "out")
+    assert "too long" in found.refused
+
+
+def test_an_mlmodel_that_is_longer_than_any_is_refused_unread(tmp_path: Path) -> None:
+    with (tmp_path / "MLmodel").open("wb") as stream:
+        stream.truncate(5 << 20)
+    with pytest.raises(PackageError, match="too long"):
+        draft_of_mlflow(tmp_path, PackageInfo(name="long", version="1.0.0"))
 
 
 @pytest.mark.parametrize("example", [False, True])
