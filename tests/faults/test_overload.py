@@ -115,10 +115,10 @@ async def obey(number: int, port: int, count: Count, until_s: float, lasting: bo
 @pytest.mark.parametrize("lasting", [True, False], ids=["kept alive", "an address each"])
 async def test_who_comes_back_when_told_is_admitted_and_the_server_stays_busy(server: Server, lasting: bool) -> None:
     count = Count()
-    seconds = 3.5
+    seconds = 2.5
     until_s = time.monotonic() + seconds
     await asyncio.gather(*(obey(number, server.port, count, until_s, lasting) for number in range(60)))
-    assert count.came_back > 200, "the queue was full all the time"
+    assert count.came_back > 100, "the queue was full all the time"
     assert count.admitted >= 0.9 * count.came_back, count
     assert count.answered >= 0.7 * seconds * BATCH_ROWS / 0.02
     assert 0.02 < sum(count.waits_s) / len(count.waits_s) < 2.0

@@ -514,9 +514,7 @@ class Flow:
     offered: int = 0
 
 
-def open_loop(
-    rate: float, *, deadline_s: float, batch_rows: int, row_s: float, over_s: float, seconds: float = 8.0
-) -> Flow:
+def open_loop(rate: float, *, deadline_s: float, batch_rows: int, row_s: float, over_s: float, seconds: float) -> Flow:
     """Requests that come at random, whatever became of those before them, and are never sent again."""
     chance = random.Random(3)
     scheduler, flow = Scheduler(max_batch_size=batch_rows), Flow()
@@ -549,7 +547,14 @@ def test_three_times_more_than_can_be_done_leaves_the_useful_work_as_it_was(
     deadline_s = max(0.02, 10 * (over_s + row_s))
     capacity = batch_rows / (over_s + row_s * batch_rows)
     peak, much = (
-        open_loop(capacity * load, deadline_s=deadline_s, batch_rows=batch_rows, row_s=row_s, over_s=over_s)
+        open_loop(
+            capacity * load,
+            deadline_s=deadline_s,
+            batch_rows=batch_rows,
+            row_s=row_s,
+            over_s=over_s,
+            seconds=min(8.0, 20_000 / (3 * capacity)),
+        )  # fmt: skip
         for load in (0.9, 3.0)
     )
     assert much.offered > 2.5 * peak.offered
