@@ -166,6 +166,8 @@ PROCESSES = (
     off("unpickling in the server", "cli/serving.py",
         "        with unpickling_refused():\n            serve_repository(settings)",
         "        serve_repository(settings)", "tests/faults/test_unpickling.py", "-k", "itself and serve"),
+    off("unpickling in a worker", S + "workers/worker.py", "    refuse_unpickling()\n", "    pass\n",
+        "tests/faults/test_unpickling.py", "-k", "supervisor"),
     off("unpickling in a job", "cli/batch.py", 'nullcontext() if engine == "ray" else unpickling_refused()',
         "nullcontext()", "tests/faults/test_unpickling.py", "-k", "itself and batch"),
     off("unpickling in a run", "cli/packages.py",

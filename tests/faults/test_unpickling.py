@@ -77,13 +77,12 @@ def pickled_package(folder: Path, source: str, touched: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_a_package_that_unpickles_for_an_answer_fails_alone(tmp_path: Path, workers: int) -> None:
+def test_a_package_that_unpickles_for_an_answer_fails_alone(tmp_path: Path) -> None:
     touched = tmp_path / "touched"
     root = tmp_path / "repository"
     pickled_package(root / "pickled" / "1.0.0", LATE, touched)
     tiny_package(root / "tiny" / "1.0.0")
-    with serving(root, *(["--workers", str(workers)] if workers > 1 else [])) as server:
+    with serving(root) as server:
         refused = httpx.post(server.url + "/v2/models/pickled/infer", json=body(1.0))
         assert refused.status_code == 500 and refused.json()["code"] == "EXECUTION_FAILED"
         assert "UnpicklingRefused" in refused.json()["error"] and "mkdir" in refused.json()["error"]
@@ -154,3 +153,33 @@ def test_the_process_that_answers_unpickles_nothing_itself(tmp_path: Path, comma
     assert made.returncode == 0, made.stderr
     assert "UNPICKLING_REFUSED" in made.stderr
     assert not touched.exists()
+
+
+EVERYWHERE = """
+import os, pickle, sys, threading, time
+
+class Touch:
+    def __reduce__(self):
+        return os.mkdir, (os.environ["TOUCHED"] + str(os.getpid()),)
+
+def unpickle(data):
+    while not getattr(sys.modules.get("onward.unpickling"), "_refusing", 0):
+        time.sleep(0.01)
+    try:
+        pickle.loads(data)
+    except Exception as error:
+        print("tried:", getattr(error, "code", error), file=sys.stderr, flush=True)
+
+threading.Thread(target=unpickle, args=(pickle.dumps(Touch()),), daemon=True).start()
+"""
+
+
+def test_neither_a_supervisor_nor_its_workers_unpickle_anything(tmp_path: Path) -> None:
+    tiny_package(tmp_path / "repository" / "tiny" / "1.0.0")
+    (tmp_path / "everywhere").mkdir()
+    (tmp_path / "everywhere" / "sitecustomize.py").write_text(EVERYWHERE)
+    environment = {"PYTHONPATH": str(tmp_path / "everywhere"), "TOUCHED": str(tmp_path / "touched")}
+    with serving(tmp_path / "repository", "--workers", "2", environment=environment) as server:
+        until(lambda: server.log().count("tried: UNPICKLING_REFUSED") >= 3)
+        assert httpx.post(server.url + "/v2/models/tiny/infer", json=body(1.0, size=3)).status_code == 200
+    assert not list(tmp_path.glob("touched*"))
