@@ -30,6 +30,8 @@ KINDS = (
     "application/x-www-form-urlencoded", "application/vnd.x+json", "text/plain; charset=none",
 )  # fmt: skip
 QUERIES = ("", "", "", "?outputs=contributions", "?outputs=nobody", "?outputs=", "?a=%ff", "?")
+Told: TypeAlias = tuple[int, dict[str, str], Any, bool]
+"""Status, the headers that say something, the body without the request's id, and whether the connection stays open."""
 BLOBS = {"FP32": "<f", "INT64": "<q", "UINT8": "<B", "BOOL": "<?", "FP64": "<d"}
 
 
@@ -69,10 +71,16 @@ class Channel:
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._file = self._socket.makefile("rb")
 
-    def ask(self, pieces: list[bytes]) -> tuple[int, dict[str, str], Any, bool]:
-        """Status, the headers that say something, the body without the request's id, and whether it stays open."""
+    def ask(self, pieces: list[bytes], count: int = 1) -> list[Told]:
+        """Send the pieces, which are of so many requests, and read as many answers, or those up to a farewell."""
         for piece in pieces:
             self._socket.sendall(piece)
+        told: list[Told] = []
+        while len(told) < count and (not told or told[-1][3]):
+            told.append(self._next())
+        return told
+
+    def _next(self) -> Told:
         status = int(self._file.readline().split()[1])
         headers = {}
         while (line := self._file.readline().strip()) != b"":
@@ -246,9 +254,18 @@ def channels(servers: Servers) -> Iterator[tuple[Channel, Channel]]:
 def compare(channels: tuple[Channel, Channel], sent: Sent) -> None:
     """Both answer alike, and no answer is that something broke."""
     pieces = sent.pieces()
-    fast, slow = (channel.ask(pieces) for channel in channels)
+    (fast,), (slow,) = (channel.ask(pieces) for channel in channels)
     assert fast == slow
     assert fast[0] < 500 or fast[2]["code"] != "INTERNAL"
+
+
+def compare_pipelined(channels: tuple[Channel, Channel], several: list[Sent], cuts: list[float]) -> None:
+    """Sent one behind the other, they are answered in their order, as each would be alone."""
+    data = b"".join(piece for sent in several for piece in sent.pieces())
+    at = sorted({int(cut * len(data)) for cut in cuts} - {0})
+    pieces = [data[start:end] for start, end in zip([0, *at], [*at, len(data)], strict=True)]
+    fast, slow = (channel.ask(pieces, len(several)) for channel in channels)
+    assert fast == slow and len(fast) == len(several)
 
 
 short = settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
@@ -258,6 +275,23 @@ short = settings(max_examples=250, deadline=None, suppress_health_check=list(Hea
 @given(sent=requests())
 def test_both_ways_answer_alike(channels: tuple[Channel, Channel], sent: Sent) -> None:
     compare(channels, sent)
+
+
+@settings(short, max_examples=60)
+@given(several=some.lists(requests(), min_size=2, max_size=6), cuts=some.lists(some.floats(0, 0.999), max_size=4))
+def test_pipelined_requests_are_answered_alike(
+    channels: tuple[Channel, Channel], several: list[Sent], cuts: list[float]
+) -> None:
+    compare_pipelined(channels, several, cuts)
+
+
+@pytest.mark.long
+@settings(short, max_examples=2_000, derandomize=False)
+@given(several=some.lists(requests(), min_size=2, max_size=12), cuts=some.lists(some.floats(0, 0.999), max_size=6))
+def test_pipelined_requests_are_answered_alike_for_long(
+    channels: tuple[Channel, Channel], several: list[Sent], cuts: list[float]
+) -> None:
+    compare_pipelined(channels, several, cuts)
 
 
 @pytest.mark.long
