@@ -104,6 +104,17 @@ def test_nothing_is_parsed_before_the_signature_was_found_right(
             opened(folder)
 
 
+@pytest.mark.parametrize("opened", OPENERS)
+@pytest.mark.parametrize("text", ["not TOML [[[", None], ids=["broken", "longer"])
+def test_a_manifest_that_changed_is_not_parsed(
+    folder: Path, opened: Callable[[Path], object], text: str | None
+) -> None:
+    manifest = folder / "onward.toml"
+    manifest.write_text(text if text is not None else manifest.read_text() + "# changed\n")
+    with pytest.raises(DigestMismatch):
+        opened(folder)
+
+
 @pytest.mark.parametrize("more", ["extra.txt", "sub/extra.txt"])
 def test_a_file_that_was_not_signed_is_refused(
     folder: Path, keys: Pair, trusting: Callable[..., None], more: str
