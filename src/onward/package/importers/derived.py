@@ -64,6 +64,9 @@ def write_derived(derived: Sequence[Derived], matrix: str, add: Add, keep: Keep)
 
 def _codes(codes: Codes, matrix: str, add: Add, keep: Keep) -> str:
     column = add("Gather", matrix, keep(np.array([codes.column], np.int64)), axis=1)
+    # processors turn NaN into different whole numbers
+    other = keep(np.array(max(codes.keys, default=0) + 1, np.float32))
+    column = add("Where", add("IsNaN", column), other, column)
     return add(
         "LabelEncoder", add("Cast", column, to=INT64), domain="ai.onnx.ml", keys_int64s=list(codes.keys),
         values_floats=[float(place) for place in range(len(codes.keys))], default_float=float("nan"),

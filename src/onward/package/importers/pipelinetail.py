@@ -9,11 +9,13 @@ from typing import Any
 
 from onward.errors import UsageError
 from onward.package.importers.extra import need
-from onward.package.importers.forest import check_forest, write_forest
+from onward.package.importers.forest import Rounding, check_forest, write_forest
+from onward.package.importers.histogram import has_categories
 from onward.package.importers.tablegraph import MATRIX
 from onward.package.importers.treemodel import TreeModel
 
 LIBRARIES = ("xgboost", "lightgbm", "catboost")
+HISTOGRAM = "histogram"
 _PURPOSE = "packing a pipeline that ends in boosted trees"
 _PREFIX = "trees_"
 
@@ -32,11 +34,15 @@ def tail_of(estimator: Any) -> Tail | None:
     steps = list(getattr(estimator, "steps", None) or ())
     kinds = [kind for kind in LIBRARIES if steps and any(base.__module__.split(".")[0] == kind
                                                          for base in type(steps[-1][1]).__mro__)]  # fmt: skip
-    if not kinds or len(steps) < 2:
+    if len(steps) < 2:
         return None
     front = copy.copy(estimator)
     front.steps = steps[:-1]
     last = steps[-1][1]
+    if has_categories(last):
+        kinds = [HISTOGRAM]
+    if not kinds:
+        return None
     module = import_module(f"onward.package.importers.{kinds[0]}")
     model: TreeModel = module.model_of_estimator(last)
     check_forest(model.forest)
@@ -47,13 +53,16 @@ def tail_of(estimator: Any) -> Tail | None:
     return Tail(front=front, model=model, sparse_is_missing=kinds[0] == "xgboost")
 
 
-def join_tail(front: Any, tail: Tail, output: str, *, exact: bool, zeros_missing: bool) -> Any:
+def join_tail(
+    front: Any, tail: Tail, output: str, *, exact: bool, zeros_missing: bool, rounding: Rounding = "down"
+) -> Any:
     """The ONNX model of the steps before, with the trees behind it."""
     onnx, compose = need("onnx", _PURPOSE), need("onnx.compose", _PURPOSE)
     forest = tail.model.forest
     if zeros_missing:
         forest = replace(forest, zeros_missing=tuple(range(forest.features)))
-    trees = compose.add_prefix(onnx.load_from_string(write_forest(forest, output, exact=exact)), _PREFIX)
+    written = write_forest(forest, output, exact=exact, rounding=rounding)
+    trees = compose.add_prefix(onnx.load_from_string(written), _PREFIX)
     source = front.graph.output[0].name
     joined = onnx.helper.make_graph(
         [

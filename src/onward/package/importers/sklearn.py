@@ -12,7 +12,10 @@ from onward.errors import PackageError, ParityError, UsageError
 from onward.package.examples import TOLERANCE
 from onward.package.importers.draft import Draft
 from onward.package.importers.extra import need
+from onward.package.importers.forest import Rounding
 from onward.package.importers.frame import Frame, frame_of
+from onward.package.importers.histogram import has_categories
+from onward.package.importers.histogram import model_of_estimator as histogram_model
 from onward.package.importers.pipelinetail import Tail, join_tail, tail_of
 from onward.package.importers.scaling import Scaling, exact_scalers, has_decimals
 from onward.package.importers.sklearnparts import (
@@ -25,6 +28,7 @@ from onward.package.importers.sklearnparts import (
 from onward.package.importers.tablegraph import GraphOutput, convert, round_thresholds_down, surround
 from onward.package.importers.tabular import MARGINS, PREDICTION, SCORES, Original, draft_of_table
 from onward.package.importers.texts import IDS, Texts, texts_of
+from onward.package.importers.treemodel import draft_of_trees, frame_of_model
 from onward.package.parity import compare_labels
 from onward.package.records import PackageInfo
 
@@ -49,13 +53,16 @@ def draft_of_sklearn(estimator: Any, info: PackageInfo, *, sample: Any, toleranc
     original = _original(estimator, sample)
     if texts:
         return _draft_with_texts(estimator, info, frame, original, texts, tolerance)
+    tail = tail_of(estimator)
+    if tail is not None:
+        return _draft_with_tail(estimator, tail, info, frame, original, None, tolerance)
+    if has_categories(estimator):
+        model = histogram_model(estimator)
+        return draft_of_trees(model, info, frame=frame_of_model(model, sample), original=original, tolerance=tolerance)
     kinds = [column.kind == "category" for column in frame.columns]
     if any(kinds) and not all(kinds) and not _takes_columns(estimator):
         expected = "a pipeline that begins with a ColumnTransformer, or columns of numbers only"
         raise UsageError("the estimator takes text and numbers in one table", expected=expected)
-    tail = tail_of(estimator)
-    if tail is not None:
-        return _draft_with_tail(estimator, tail, info, frame, original, None, tolerance)
     conversions: list[Callable[[], bytes]] = [
         lambda: _converted(estimator, frame, original),
         lambda: _converted(estimator, frame, original, scaling=Scaling()),
@@ -97,22 +104,29 @@ def _draft_with_tail(
     if has_decimals(frame):
         scalings.insert(2, Scaling(frame=frame, columns=_columns_by_part(estimator)))
 
-    def converted(scaling: Scaling | None, double: bool, exact: bool, zeros: bool) -> Callable[[], bytes]:
+    def converted(
+        scaling: Scaling | None, double: bool, rounding: Rounding, exact: bool, zeros: bool
+    ) -> Callable[[], bytes]:
         def convert() -> bytes:
             initial = _initial(tail.front, frame, double=double)
             front = _convert(tail.front, initial, replace(original, classes=()), scaling, texts, double)
-            model = join_tail(front, tail, original.output, exact=exact, zeros_missing=zeros)
+            model = join_tail(front, tail, original.output, exact=exact, zeros_missing=zeros, rounding=rounding)
             wanted = GraphOutput(source=model.graph.output[0].name, name=original.output,
                                  shape=original.values.shape[1:])  # fmt: skip
             return surround(model, frame, [wanted], double=double, ids=_ids(model, frame, texts))
 
         return convert
 
+    roundings: tuple[Rounding, ...] = ("down", "nearest")
     zeros_missing = (False, True) if tail.sparse_is_missing else (False,)
     # trees compare what comes before them to the bit, so FP64 steps rounded to FP32 go before any other FP32 ones
     fronts = [(None, False), (None, True), *((scaling, False) for scaling in scalings[1:])]
     conversions = [
-        converted(*front, exact, zeros) for front in fronts for exact in (False, True) for zeros in zeros_missing
+        converted(*front, rounding, exact, zeros)
+        for front in fronts
+        for rounding in roundings
+        for exact in (False, True)
+        for zeros in zeros_missing
     ]
     unknown = _unknown(estimator, frame)
     return draft_of_table(info, frame, original, conversions, unknown=unknown, tolerance=tolerance, texts=texts)

@@ -20,7 +20,12 @@ pytest.importorskip("pandas")
 
 import pandas
 from sklearn.compose import ColumnTransformer, TransformedTargetRegressor
-from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier, VotingClassifier
+from sklearn.ensemble import (
+    HistGradientBoostingClassifier,
+    HistGradientBoostingRegressor,
+    RandomForestClassifier,
+    VotingClassifier,
+)
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression, Ridge, RidgeClassifier
@@ -168,6 +173,41 @@ def test_parts_are_as_before_after_a_conversion_that_failed() -> None:
         assert bins.encode == "onehot-dense"
         raise RuntimeError
     assert bins.encode == "onehot" and encoder.categories_ is categories
+
+
+class TestHistogramBoostingWithCategories:
+    @pytest.mark.parametrize("target", ["two", "three", "number"])
+    def test_of_a_data_frame_with_gaps_and_unknown_categories(self, target: str, tmp_path: Path) -> None:
+        frame = GAPS.astype({"city": "category", "job": "category", "code": "category"})[[*NUMBERS, *TEXTS, "code"]]
+        kind = HistGradientBoostingRegressor if target == "number" else HistGradientBoostingClassifier
+        wanted = {"two": CLASSES, "three": np.digitize(SCORE, [2, 4]), "number": SCORE.abs()}[target]
+        options = {"loss": "poisson"} if target == "number" else {}
+        model = kind(max_iter=15, categorical_features="from_dtype", **options).fit(frame, wanted)
+        package = pack(model, tmp_path / "out", name="m", sample=frame, run_package=run_package)
+        assert max(read_lock(package.folder).parity["max_difference"].values()) < 1e-5
+        assert [field.datatype for field in package.manifest.inputs][3:] == ["BYTES", "BYTES", "INT64"]
+        item = {"age": 30, "income": 2999.5, "rate": 0.1, "city": "Paris", "job": "b", "code": 3}
+        row = pandas.DataFrame([item])
+        row = row.astype({name: frame[name].dtype for name in ("city", "job", "code")})
+        (answer,) = run_package(package.folder, [item])
+        (expected,) = model.predict(row) if target == "number" else model.predict_proba(row)
+        np.testing.assert_allclose(next(iter(answer.tensors.values())).ravel(), np.ravel(expected), atol=1e-5)
+
+    def test_of_numbers_and_behind_an_encoder(self, tmp_path: Path) -> None:
+        rows = FRAME[["rate", "code"]].to_numpy(dtype=float)
+        rows[::11, 1] = np.nan
+        model = HistGradientBoostingClassifier(max_iter=10, categorical_features=[1]).fit(rows, CLASSES)
+        package = pack(model, tmp_path / "rows", name="m", sample=rows, run_package=run_package)
+        assert read_lock(package.folder).parity["max_difference"]["probabilities"] < 1e-5
+        encoder = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=np.nan)
+        trees = HistGradientBoostingClassifier(max_iter=10, categorical_features=[0, 1])
+        pipeline = make_pipeline(columns((encoder, TEXTS), ("passthrough", NUMBERS)), trees).fit(FRAME, CLASSES)
+        package = pack(pipeline, tmp_path / "pipeline", name="m", sample=FRAME, run_package=run_package)
+        assert read_lock(package.folder).parity["max_difference"]["probabilities"] < 1e-5
+        item = {"age": 30, "income": 2999.5, "rate": 0.1, "city": "Paris", "job": "b"}
+        (answer,) = run_package(package.folder, [item])
+        expected = pipeline.predict_proba(pandas.DataFrame([item | {"member": True, "code": 1}]))
+        np.testing.assert_allclose(answer.tensors["probabilities"], expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(
