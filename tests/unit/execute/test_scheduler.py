@@ -554,7 +554,7 @@ def test_three_times_more_than_can_be_done_leaves_the_useful_work_as_it_was(
             row_s=row_s,
             over_s=over_s,
             seconds=min(8.0, 20_000 / (3 * capacity)),
-        )  # fmt: skip
+        )
         for load in (0.9, 3.0)
     )
     assert much.offered > 2.5 * peak.offered
