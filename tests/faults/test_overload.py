@@ -26,7 +26,7 @@ BATCH_ROWS = 4
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     root = tmp_path_factory.mktemp("repository")
     sleeper_package(root / "sleeper" / "1.0.0", queue_rows=QUEUE_ROWS, max_batch_size=BATCH_ROWS)
-    sleeper_package(root / "roomy" / "1.0.0", name="roomy", queue_rows=4096, max_batch_size=2, deadline_ms=60_000)
+    sleeper_package(root / "roomy" / "1.0.0", name="roomy", queue_rows=4096, max_batch_size=2, deadline_ms=120_000)
     with serving(root, files=4096) as running:
         yield running
         assert "Traceback" not in running.log()
@@ -128,7 +128,7 @@ async def test_who_comes_back_when_told_is_admitted_and_the_server_stays_busy(se
 
 async def test_a_thousand_clients_that_leave_at_once_cost_next_to_nothing(server: Server) -> None:
     before = metrics(server, "roomy")
-    clients, took_s = 1000, 0.05  # two at a time: all of them would take 25 seconds
+    clients, took_s = 1000, 0.1  # two at a time: all of them would take 50 seconds
     body = body_of(took_s)
     request = head_of("roomy", body) + body
     connections = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(clients)]
