@@ -8,6 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+# Characters: of a place, of what was found (the end of another program's report, say), of what we say ourselves.
+_MOST_PLACE, _MOST_FOUND, _MOST_TOLD = 400, 1_200, 4_000
+
 
 class OnwardError(Exception):
     """Something went wrong in Onward."""
@@ -17,25 +20,33 @@ class OnwardError(Exception):
     exit_code: ClassVar[int] = 70
 
     def __init__(self, message: str = "", *, where: str = "", expected: str = "", found: str = "") -> None:
-        self.message = message or _sentence(type(self).__doc__ or "")
-        self.where = where
-        self.expected = expected
-        self.found = found
+        self.message = _bounded(message, _MOST_TOLD) or _sentence(type(self).__doc__ or "")
+        self.where = _bounded(where, _MOST_PLACE)
+        self.expected = _bounded(expected, _MOST_TOLD)
+        self.found = _bounded(found, _MOST_FOUND)
         super().__init__(self.message)
 
     def __str__(self) -> str:
-        parts = [f"{self.where}: {self.message}" if self.where else self.message]
-        if self.expected:
-            parts.append(f"expected {self.expected}")
-        if self.found:
-            parts.append(f"found {self.found}")
-        return "; ".join(parts)
+        return f"{self.rule}; found {self.found}" if self.found else self.rule
+
+    @property
+    def rule(self) -> str:
+        """What went wrong and what would be right, without anything of what was given."""
+        told = f"{self.where}: {self.message}" if self.where else self.message
+        return f"{told}; expected {self.expected}" if self.expected else told
 
     def as_dict(self) -> Mapping[str, Any]:
         """The error as a body for machines: stable code, message and, where known, field, expected and found."""
         named = {"code": self.code, "message": str(self), "field": self.where}
         named |= {"expected": self.expected, "found": self.found}
         return {key: value for key, value in named.items() if value}
+
+
+def _bounded(text: str, most: int) -> str:
+    """A text that anyone can write and keep: not longer than it helps, and without halves of characters."""
+    if len(text) > most:
+        text = text[: most - 1] + "…"
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _sentence(docstring: str) -> str:

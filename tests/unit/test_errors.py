@@ -6,7 +6,10 @@ import importlib
 import pkgutil
 from pathlib import Path
 
+import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import onward
 from onward.errors import OnwardError, Overloaded, WrongShape
@@ -50,6 +53,18 @@ def test_every_error_has_a_message_of_its_own_and_valid_statuses(error: type[Onw
     assert str(error()).casefold() == meaning.rstrip(".").casefold()
     assert 400 <= error.status < 600
     assert 64 <= error.exit_code <= 78  # the range of sysexits.h
+
+
+@given(st.text(max_size=20), st.text(st.characters(codec=None), min_size=1, max_size=9), st.integers(1, 5_000))
+def test_an_error_can_be_written_and_kept_whatever_it_was_given(start: str, piece: str, times: int) -> None:
+    error = WrongShape(start + piece * times, where=piece * times, expected=piece * times, found=piece * times)
+    assert len(msgspec.json.encode(error.as_dict())) < 100_000
+    assert str(error).encode() and error.code == "WRONG_SHAPE"
+
+
+def test_the_rule_of_an_error_has_nothing_of_what_was_given() -> None:
+    error = WrongShape(where="pixels", expected="[224, 224]", found="my secret")
+    assert error.rule == "pixels: an input has another shape than the signature says; expected [224, 224]"
 
 
 def test_an_error_says_where_what_was_expected_and_what_was_found() -> None:

@@ -241,7 +241,7 @@ class Exchange:
                 _log.exception("request %s could not be decided without an answer", self.request_id.decode())
             else:
                 return
-        TRACES.refused(self.request_id, self.arrived_s, error.code, str(error))
+        TRACES.refused(self.request_id, self.arrived_s, error.code, error.rule)
         self.respond(error_body(error, self.request_id), status=error.status, headers=error_headers(error))
 
     def stream(self, events: AsyncGenerator[Event, None]) -> None:
