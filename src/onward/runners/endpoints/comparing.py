@@ -28,6 +28,8 @@ from onward.runners.load.loops import Seen, closed
 _ROUNDS = 5
 _SEED = 1
 _SETTLE_S = 0.1
+# What says that the request is at fault. Other 4xx say that nothing was compared: no such model, no access, too many.
+_REFUSALS = frozenset({400, 413, 415, 422})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +127,7 @@ class _Judge:
         """Count one request."""
         found = self.found
         found.requests += 1
-        if 400 <= old.status < 500 and 400 <= new.status < 500:
+        if old.status == new.status and old.status in _REFUSALS:
             found.refused_by_both += 1
             return
         if not (200 <= old.status < 300 and 200 <= new.status < 300):

@@ -34,8 +34,9 @@ class Apart:
 
 @dataclass(slots=True, kw_only=True)
 class Agreement:
-    """The answers to each request once: the same in every bit, within the tolerance, refused by both (4xx), or not
-    alike: `differing` in what they say, `failed` where one side gave no answer that the other gave, or neither did.
+    """The answers to each request once: the same in every bit, within the tolerance, refused by both (with the same
+    status, of those that lay it to the request: 400, 413, 415, 422), or not alike: `differing` in what they say,
+    `failed` where one side gave no answer that the other gave, or neither did.
     """
 
     requests: int = 0
@@ -52,6 +53,11 @@ class Agreement:
         """The share of requests that are answered alike."""
         alike = self.equal + self.within_tolerance + self.refused_by_both
         return alike / self.requests if self.requests else math.nan
+
+    @property
+    def compared(self) -> int:
+        """The requests that both sides answered, alike or not."""
+        return self.equal + self.within_tolerance + self.differing
 
     def note(self, apart: Apart) -> None:
         """Keep the first few that are not alike."""
@@ -100,9 +106,11 @@ class Comparison:
 
     @property
     def beyond(self) -> list[str]:
-        """Each bound that does not hold, in words."""
+        """Each bound that does not hold, in words; none does where nothing was answered."""
         found = []
-        if not self.agreement.share >= self.bounds.agreement:
+        if not self.agreement.compared:
+            found.append("no request was answered by both")
+        elif not self.agreement.share >= self.bounds.agreement:
             found.append(f"{self.agreement.share:.2%} answered alike, at least {self.bounds.agreement:.2%} wanted")
         if self.bounds.p99_ratio is not None and not self.p99_ratio <= self.bounds.p99_ratio:
             found.append(f"p99 is {self.p99_ratio:.2f} times the old, at most {self.bounds.p99_ratio:g} wanted")

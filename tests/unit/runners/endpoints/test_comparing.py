@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from onward.errors import SourceUnreachable, UsageError
+from onward.errors import BeyondBounds, SourceUnreachable, UsageError
 from onward.runners.endpoints.comparing import Settings, compare
 from onward.runners.endpoints.endpoint import Endpoint
 from onward.runners.endpoints.report import Bounds, Comparison
@@ -111,14 +111,31 @@ def test_what_differs_is_told_with_line_place_and_size(tmp_path: Path) -> None:
         assert compared(tmp_path, f"{url}/old", f"{url}/new", ITEMS).agreement.differing == 6  # by took_ms
 
 
-def test_refusals_agree_failures_do_not_and_redirects_are_not_followed(tmp_path: Path) -> None:
-    def status(one: int, other: int) -> Answer:
-        return lambda body: Response(status_code=[200, one, other][int(body["x"])], content=b"1")
+def in_turn(*statuses: int) -> Answer:
+    return lambda body: Response(status_code=statuses[int(body["x"])], content=b"1")
 
-    with app(json_route("/old", status(400, 200)), json_route("/new", status(422, 307))) as url:
-        found = compared(tmp_path, f"{url}/old", f"{url}/new", ITEMS[:3]).agreement
-    assert (found.equal, found.refused_by_both, found.failed) == (1, 1, 1)
+
+def test_refusals_agree_failures_do_not_and_redirects_are_not_followed(tmp_path: Path) -> None:
+    pairs = [
+        (200, 200), (400, 400), (413, 413), (415, 415), (422, 422), (200, 307), (400, 422), (404, 400),
+        *((status, status) for status in (401, 403, 404, 405, 408, 429)),
+    ]  # fmt: skip
+    olds, news = zip(*pairs, strict=True)
+    with app(json_route("/old", in_turn(*olds)), json_route("/new", in_turn(*news))) as url:
+        items = [{"x": number} for number in range(len(pairs))]
+        found = compared(tmp_path, f"{url}/old", f"{url}/new", items).agreement
+    assert (found.equal, found.refused_by_both, found.failed) == (1, 4, 9)
     assert "status 307" in found.first[0].where
+    assert [one.line for one in found.first] == list(range(6, 15))
+
+
+@pytest.mark.parametrize("status", [400, 404])
+def test_nothing_is_within_bounds_where_nothing_was_answered(tmp_path: Path, status: int) -> None:
+    with app(json_route("/old", in_turn(status)), json_route("/new", in_turn(status))) as url:
+        found = compared(tmp_path, f"{url}/old", f"{url}/new", [{"x": 0}], bounds=Bounds(tolerance=0, agreement=0.0))
+    assert found.beyond == ["no request was answered by both"]
+    with pytest.raises(BeyondBounds):
+        found.check()
 
 
 def test_neither_side_is_always_asked_first(tmp_path: Path) -> None:

@@ -38,6 +38,9 @@ ONE_OFF = Agreement(requests=4, equal=3, differing=1, first=[Apart(line=3, where
         (ONE_OFF, Bounds(tolerance=0, agreement=0.75), 4, 0),
         (ONE_OFF, Bounds(tolerance=0, p99_ratio=0.5), 4, 2),
         (Agreement(), Bounds(tolerance=0), 4, 1),
+        (Agreement(requests=4, failed=4), Bounds(tolerance=0, agreement=0), 4, 1),
+        (Agreement(requests=4, refused_by_both=4), Bounds(tolerance=0), 4, 1),
+        (Agreement(requests=4, refused_by_both=3, differing=1), Bounds(tolerance=0, agreement=0.5), 4, 0),
     ],
 )
 def test_each_bound_counts(agreement: Agreement, bounds: Bounds, p99_ms: float, beyond: int) -> None:
