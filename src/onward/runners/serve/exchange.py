@@ -165,9 +165,9 @@ class Exchange:
             if self.protocol.active is self:
                 self.refuse()
 
-    def _standing(self, promised_s: float | None) -> int:
+    def _standing(self, promised_s: float) -> int:
         """Whether it is the client that was told to come back at `promised_s`, doing so."""
-        if promised_s is None or self.arrived_s < promised_s - EARLY_S:
+        if self.arrived_s < promised_s - EARLY_S:
             return NEW
         self.protocol.promised_s = None
         return COMES_BACK
@@ -183,7 +183,8 @@ class Exchange:
         self.started = True
         self.arrived_s = time.monotonic()
         if self.protocol is not None:
-            self.standing = self._standing(self.protocol.promised_s)
+            promised_s = self.protocol.promised_s
+            self.standing = NEW if promised_s is None else self._standing(promised_s)
         try:
             self.route.handler(self)
         except OnwardError as error:

@@ -36,6 +36,8 @@ class Lane:
         self._pipeline = pipeline
         self._metrics = metrics
         self._pad = manifest.batching.pad
+        # Else it is rows that are computed, and so many as the batch has.
+        self._counts_positions = bool(self._pad) or pipeline.invariant is not None
         self._loop = asyncio.get_running_loop()
         self.inline = inline
         # Set before the first request, where it is to be traced who ran with whom.
@@ -203,7 +205,11 @@ class Lane:
                 arrays = self._pipeline.run(feeds, fetches)
                 _check_rows(fetches, arrays, batch.bucket)
                 outcome = Outputs(fetches, arrays, failed)
-                outcome.elements, outcome.padding = self._elements(works, feeds, batch.bucket)
+                if self._counts_positions:
+                    outcome.elements, outcome.padding = self._elements(works, feeds, batch.bucket)
+                else:
+                    used = sum(work.rows for work in works) if failed else batch.rows
+                    outcome.elements, outcome.padding = used, batch.bucket - used
             else:
                 outcome = Outputs(fetches, [], failed)
             outcome.prepare_s = prepare_s
