@@ -174,7 +174,7 @@ PROCESSES = (
         "    with unpickling_refused():\n        local.run(", "    if True:\n        local.run(",
         "tests/faults/test_unpickling.py", "-k", "itself and run"),
     never("a network without keys", S + "server.py", 'not (here or options.insecure or host.startswith("/"))',
-          UNIT + "test_cli.py", "-k", "insecure"),
+          UNIT + "runners/serve/test_activation.py"),
 )  # fmt: skip
 
 REQUESTS = (
