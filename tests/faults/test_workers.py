@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from onward.testing import tiny_package
 from tests.acceptance.calling import Callers, workers, workers_of
@@ -121,6 +122,28 @@ async def test_a_version_that_does_not_load_in_one_worker_is_tried_in_no_other(t
         assert [(one["version"], one["workers"]) for one in failed()] == [("2.0.0", [0])]
         assert server.log().count("tiny 2.0.0 did not load") == 1
         assert httpx.get(server.url + "/v2/health/ready").status_code == 200
+
+
+@pytest.mark.long
+async def test_a_file_whose_name_is_no_text_makes_one_version_fail_and_harms_no_worker(tmp_path: Path) -> None:
+    root = tmp_path / "repository"
+    tiny_package(root / "tiny" / "1.0.0")
+    odd = tiny_package(tmp_path / "odd", version="2.0.0", offset=5.0)
+    Path(os.fsdecode(bytes(odd) + b"/\xff.bin")).write_bytes(b"")
+    with serving(root, "--workers", "2", "--watch-interval", "0.1") as server:
+        pids = [one["pid"] for one in workers(server)]
+        os.rename(odd, root / "tiny" / "2.0.0")
+
+        def listed() -> list[tuple[str, str]]:
+            found = httpx.get(server.admin_url + "/admin/models").json()["models"]
+            return sorted((one["version"], one["state"]) for one in found)
+
+        await until(lambda: ("2.0.0", "failed") in listed(), 10)
+        assert all_ready(server) and [one["pid"] for one in workers(server)] == pids
+        # Nobody waits for a worker that could not say it: what comes next is looked at, too.
+        os.rename(tiny_package(tmp_path / "newest", version="3.0.0"), root / "tiny" / "3.0.0")
+        await until(lambda: ("3.0.0", "ready") in listed(), 10)
+        assert "Traceback" not in server.log()
 
 
 async def test_the_workers_of_a_supervisor_that_is_killed_finish_and_free_the_port(tmp_path: Path) -> None:

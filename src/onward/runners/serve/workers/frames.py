@@ -5,12 +5,14 @@ Never unpickled; what is not a frame of ours ends the connection. Knows nothing 
 
 from __future__ import annotations
 
+import os
 import struct
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import msgspec
 
+from onward.errors import TooLarge
 from onward.runners.serve.options import ServeOptions
 
 LENGTH = struct.Struct("<I")
@@ -192,26 +194,45 @@ class BrokenFrame(Exception):
     """What came is not a frame of ours."""
 
 
-def _to_text(value: Any) -> str:
+def _to_bytes(value: Any) -> bytes:
     if isinstance(value, Path):
-        return str(value)
+        return os.fsencode(value)  # a folder's name need not be text
     raise NotImplementedError(type(value).__name__)
 
 
-def _from_text(kind: type, value: Any) -> Any:
+def _from_bytes(kind: type, value: Any) -> Any:
     if kind is Path:
-        return Path(value)
+        return Path(os.fsdecode(value))
     raise NotImplementedError(kind.__name__)
 
 
-_encoder = msgspec.msgpack.Encoder(enc_hook=_to_text)
-_decoder = msgspec.msgpack.Decoder(Envelope, dec_hook=_from_text)
+_encoder = msgspec.msgpack.Encoder(enc_hook=_to_bytes)
+_decoder = msgspec.msgpack.Decoder(Envelope, dec_hook=_from_bytes)
 
 
 def encode(envelope: Envelope) -> bytes:
-    """One frame."""
-    body = _encoder.encode(envelope)
+    """One frame; of texts, what is no character (a file's name may have such) is escaped. Raises `TooLarge`."""
+    try:
+        body = _encoder.encode(envelope)
+    except UnicodeEncodeError:
+        parts = msgspec.to_builtins(envelope, builtin_types=(bytes,), enc_hook=_to_bytes)
+        body = _encoder.encode(_escaped(parts))
+    if len(body) > MAX_FRAME_BYTES:
+        raise TooLarge(
+            "more than the processes of a server tell each other at once",
+            expected=f"at most {MAX_FRAME_BYTES} bytes", found=f"{len(body)} bytes",
+        )  # fmt: skip
     return LENGTH.pack(len(body)) + body
+
+
+def _escaped(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, (list, tuple)):
+        return [_escaped(one) for one in value]
+    if isinstance(value, dict):
+        return {_escaped(key): _escaped(one) for key, one in value.items()}
+    return value
 
 
 def decode(body: bytes) -> Envelope:

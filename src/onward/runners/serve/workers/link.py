@@ -13,7 +13,7 @@ import socket
 from collections.abc import Awaitable, Callable
 from typing import TypeAlias
 
-from onward.errors import OnwardError, Unavailable
+from onward.errors import OnwardError, TooLarge, Unavailable
 from onward.runners.serve.workers.frames import (
     LENGTH,
     MAX_FRAME_BYTES,
@@ -35,6 +35,10 @@ class Declined(OnwardError):
     def __init__(self, refused: Refused) -> None:
         super().__init__(refused.message, where=refused.where)
         self.code, self.status = refused.code, refused.status  # type: ignore[misc]
+
+
+def _refused(error: OnwardError) -> Refused:
+    return Refused(code=error.code, message=error.message, status=error.status, where=error.where)
 
 
 class Link:
@@ -84,26 +88,32 @@ class Link:
         try:
             answer = await self._handle(envelope.message)
         except OnwardError as error:
-            answer = Refused(code=error.code, message=error.message, status=error.status, where=error.where)
+            answer = _refused(error)
         except Exception as error:
             _log.exception("%s could not be answered", type(envelope.message).__name__)
             answer = Refused(code=OnwardError.code, message=type(error).__name__, status=OnwardError.status)
         if envelope.number and answer is not None:
-            self._send(Envelope(envelope.number, True, answer))
+            try:
+                self._send(Envelope(envelope.number, True, answer))
+            except TooLarge as error:  # unsaid: the other end would wait for it, or hang up on it
+                self._send(Envelope(envelope.number, True, _refused(error)))
 
     def tell(self, message: Message) -> None:
         """Say something that needs no answer; nothing happens where nobody is left to hear it."""
-        self._send(Envelope(0, False, message))
+        try:
+            self._send(Envelope(0, False, message))
+        except TooLarge as error:
+            _log.error("%s is not told: %s", type(message).__name__, error)
 
     async def ask(self, message: Message, *, timeout_s: float | None = None) -> Message:
-        """Ask, and wait for the answer. Raises `Declined`, or `Unavailable` where it does not come."""
+        """Ask, and wait for the answer. Raises `Declined`, `Unavailable` where it does not come, or `TooLarge`."""
         if not self.is_open:
             raise Unavailable("the other process is gone")
         number = next(self._numbers)
         waiting: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         self._asked[number] = waiting
-        self._send(Envelope(number, False, message))
         try:
+            self._send(Envelope(number, False, message))
             async with asyncio.timeout(timeout_s):
                 answer = await waiting
         except TimeoutError:

@@ -15,6 +15,7 @@ from onward.runners.serve.workers.crew import Crew, Member
 from onward.runners.serve.workers.frames import Ask, Command, Commanded, Desired, Scan, Stop, Told
 
 _log = logging.getLogger("onward.serve")
+_FOLLOW_S = 900.0  # longer than a model takes to load; nobody else has a turn meanwhile
 
 
 class Rollout:
@@ -67,7 +68,7 @@ class Rollout:
             if not members:
                 raise Unavailable("no worker can be asked yet")
             first = next((member for member in members if member.is_fit), members[0])
-            done = await crew.ask(first, Command(ask=ask, desired=self.desired(crew, first)))
+            done = await crew.ask(first, Command(ask=ask, desired=self.desired(crew, first)), timeout_s=_FOLLOW_S)
             assert isinstance(done, Commanded)
             crew.told(first, done.state)
             self._unloaded = {*done.state.unloaded}
@@ -78,6 +79,6 @@ class Rollout:
 
     async def _follow(self, crew: Crew, member: Member) -> None:
         try:
-            await crew.ask(member, Scan(desired=self.desired(crew, member)))
+            await crew.ask(member, Scan(desired=self.desired(crew, member)), timeout_s=_FOLLOW_S)
         except OnwardError as error:  # it has died, most likely; its successor hears it at its start
-            _log.debug("worker %d did not look: %s", member.slot, error)
+            _log.info("worker %d did not look: %s", member.slot, error)

@@ -186,6 +186,26 @@ async def test_a_command_goes_to_one_worker_and_the_others_follow_to_where_it_th
     assert rollout.desired(crew).unloaded == ("m", "n")  # who comes later hears it, too
 
 
+async def test_a_worker_that_never_has_looked_does_not_keep_the_others_from_looking(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("onward.runners.serve.workers.rollout._FOLLOW_S", 0.02)
+    crew, heard = crew_of(2)
+    for slot in (0, 1):
+        say(crew, slot, FIT)
+
+    async def hangs(message: Message, *, timeout_s: float | None = None) -> Message:
+        await asyncio.sleep(60 if timeout_s is None else timeout_s)
+        raise Unavailable("no answer")
+
+    heard[0].ask = hangs  # type: ignore[method-assign]
+    rollout = Rollout()
+    await asyncio.wait_for(rollout.scan(crew), 2)
+    assert heard[1].last(Scan) == Scan(desired=Desired())
+    with pytest.raises(Unavailable):
+        await asyncio.wait_for(rollout.command(crew, ASK), 2)
+
+
 async def test_a_worker_that_dies_of_a_command_leaves_the_others_as_they_are() -> None:
     crew, heard = crew_of(2)
     for slot in (0, 1):

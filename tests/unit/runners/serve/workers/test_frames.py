@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from onward.errors import TooLarge
 from onward.runners.serve.options import ServeOptions
 from onward.runners.serve.workers.frames import (
     LENGTH,
+    MAX_FRAME_BYTES,
     Ask,
     Begin,
     BrokenFrame,
@@ -44,6 +47,20 @@ def test_a_message_arrives_as_it_was_said(message: Message) -> None:
     (length,) = LENGTH.unpack(frame[: LENGTH.size])
     assert length == len(frame) - LENGTH.size
     assert decode(frame[LENGTH.size :]) == Envelope(3, True, message)
+
+
+def test_names_that_are_no_text_arrive_escaped_and_folders_as_they_are() -> None:
+    failed = State(looked=True, complete=True, failed=(Failure("m", "\udcff", "X", "m/1/\udcff.bin"),))
+    escaped = State(looked=True, complete=True, failed=(Failure("m", "\\udcff", "X", "m/1/\\udcff.bin"),))
+    assert decode(encode(Envelope(3, True, failed))[LENGTH.size :]).message == escaped
+    assert isinstance(MESSAGES[0], Begin)
+    begin = msgspec.structs.replace(MESSAGES[0], options=ServeOptions(repository=Path("a/\udcff")), secret=b"\xff")
+    assert decode(encode(Envelope(0, False, begin))[LENGTH.size :]).message == begin
+
+
+def test_what_the_other_end_would_not_take_is_not_sent() -> None:
+    with pytest.raises(TooLarge, match="at most 67108864 bytes"):
+        encode(Envelope(3, True, Told(status=200, headers=(), body=bytes(MAX_FRAME_BYTES))))
 
 
 @pytest.mark.parametrize("data", [b"", b"\x00", b"\x93\x01\xc3\x81\xa4type\xa4nope", b"\xff" * 40])

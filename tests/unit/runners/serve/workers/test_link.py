@@ -8,7 +8,16 @@ import socket
 import pytest
 
 from onward.errors import ModelNotFound, Unavailable
-from onward.runners.serve.workers.frames import LENGTH, Done, Listen, Message, OpenStore, Told, Wake
+from onward.runners.serve.workers.frames import (
+    LENGTH,
+    MAX_FRAME_BYTES,
+    Done,
+    Listen,
+    Message,
+    OpenStore,
+    Told,
+    Wake,
+)
 from onward.runners.serve.workers.link import Declined, Link
 
 
@@ -48,6 +57,32 @@ async def test_an_error_of_the_other_side_keeps_its_code_and_status() -> None:
     with pytest.raises(Declined) as found:
         await here.ask(Wake())
     assert (found.value.code, found.value.status) == ("INTERNAL", 500) and "private" not in str(found.value)
+    here.close()
+    await asyncio.gather(*running)
+
+
+async def test_an_answer_that_is_too_large_is_refused_and_the_next_question_is_answered() -> None:
+    async def handle(message: Message) -> Message | None:
+        return Told(status=200, headers=(), body=bytes(MAX_FRAME_BYTES if isinstance(message, OpenStore) else 1))
+
+    here, there, running = await linked(handle)
+    with pytest.raises(Declined, match="more than the processes") as found:
+        await here.ask(OpenStore(), timeout_s=10)
+    assert (found.value.code, found.value.status) == ("TOO_LARGE", 413)
+    here.tell(Told(status=200, headers=(), body=bytes(MAX_FRAME_BYTES)))  # is left unsaid
+    assert await here.ask(Wake(), timeout_s=10) == Told(status=200, headers=(), body=b"\0")
+    assert here.is_open and there.is_open
+    here.close()
+    await asyncio.gather(*running)
+
+
+async def test_an_error_that_names_a_file_whose_name_is_no_text_is_told_all_the_same() -> None:
+    async def handle(message: Message) -> Message | None:
+        raise ModelNotFound("no such model", where="m/\udcff.bin")
+
+    here, _, running = await linked(handle)
+    with pytest.raises(Declined, match="no such model"):
+        await here.ask(Wake(), timeout_s=10)
     here.close()
     await asyncio.gather(*running)
 
