@@ -3,6 +3,7 @@ than the limit."""
 
 from __future__ import annotations
 
+import asyncio
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 
@@ -63,6 +64,7 @@ async def pieces_of(receive: Callable[[], Awaitable[Message]], encoding: str) ->
                 raise MalformedBody(where="body", expected=encoding, found=str(error)) from None
             data = unpacked.unconsumed_tail or unpacked.unused_data
             yield piece
+            await asyncio.sleep(0)  # one small message may hold a thousand pieces: others get their turn
     if unpacked is not None and not unpacked.eof:
         raise MalformedBody(where="body", expected=f"a whole {encoding} stream", found="a part of it")
 

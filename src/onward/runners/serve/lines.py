@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -36,6 +37,10 @@ _LEAST_LINES = 8
 _BREATH_LINES = 8
 _PIECE_BYTES = 64 << 10
 _LINGER_S = 2.0
+_SAID = re.compile(rb"\S")
+# Of a body that came compressed, so many times a line's limit may go by without a line: 20 KB can be 20 MB of nothing.
+_LIMITS_WITHOUT_LINE = 8
+_LEAST_WITHOUT_LINE_BYTES = 1 << 20
 # Headers that say something of the whole body, and nothing of a line.
 _OF_THE_WHOLE = frozenset(
     {b"accept", b"content-encoding", b"content-length", b"content-type", b"expect", b"transfer-encoding"}
@@ -45,46 +50,79 @@ Line: TypeAlias = tuple[int, "bytes | OnwardError"]
 
 
 class Splitter:
-    """Cuts pieces of a body into lines of at most `limit` bytes. Empty ones are counted, and left out."""
+    """Cuts pieces of a body into lines of at most `limit` bytes. Empty ones are counted, and left out.
+
+    The work for a piece depends on its own size alone: not on what came before of the same line, and hardly on how
+    many lines in it are empty.
+    """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._rest = b""
+        # What there is of a line whose end has not come.
+        self._parts: list[bytes] = []
+        self._size = 0
         self._skips = False
         self.number = 0
 
     def feed(self, piece: bytes) -> Iterator[Line]:
         """The lines that end in this piece; of one that is too large, the error as soon as that is known."""
-        *ended, rest = (self._rest + piece).split(b"\n")
-        self._rest = b""
-        for line in ended:
-            yield from self._line(line)
-            self._skips = False
-        if self._skips:
-            return
-        if len(rest) > self._limit:
-            yield from self._line(rest)
-            self._skips = True
-        else:
-            self._rest = rest
+        start = 0
+        if self._parts or self._skips:
+            end = piece.find(b"\n")
+            yield from self._more(piece if end < 0 else piece[:end])
+            if end < 0:
+                return
+            yield from self._end()
+            start = end + 1
+        while said := _SAID.search(piece, start):
+            at = said.start()
+            end = piece.find(b"\n", at)
+            self.number += piece.count(b"\n", start, at)
+            start = end + 1
+            if 0 <= end <= at + self._limit:  # as nearly all: it is here as a whole
+                self.number += 1
+                yield self.number, _checked(piece[at:end])
+                continue
+            yield from self._more(piece[at:] if end < 0 else piece[at:end])
+            if end < 0:
+                return
+            yield from self._end()
+        self.number += piece.count(b"\n", start)
 
     def finish(self) -> Iterator[Line]:
         """The last line, where no line feed ends it."""
-        rest, self._rest = self._rest, b""
-        yield from self._line(rest)
+        if self._parts:
+            yield from self._end()
 
-    def _line(self, line: bytes) -> Iterator[Line]:
-        if self._skips:  # the end of one that has been told of
+    def _more(self, part: bytes) -> Iterator[Line]:
+        """Keep a part of a line; the error if that makes it too large."""
+        if self._skips:  # that has been told
+            return
+        self._size += len(part)
+        if self._size <= self._limit:
+            self._parts.append(part)
+            return
+        self._parts.clear()
+        self._skips = True
+        self.number += 1
+        yield self.number, TooLarge(where="line", expected=f"at most {self._limit} bytes", found="more")
+
+    def _end(self) -> Iterator[Line]:
+        """The line that ends here, unless it has been told of."""
+        line = b"".join(self._parts)
+        self._parts.clear()
+        self._size = 0
+        if self._skips:
+            self._skips = False
             return
         self.number += 1
-        if len(line) > self._limit:
-            yield self.number, TooLarge(where="line", expected=f"at most {self._limit} bytes", found="more")
-            return
-        line = line.strip()
-        if line[:1] == b"[":
-            yield self.number, MalformedBody(where="line", expected="one item", found="a list")
-        elif line:
-            yield self.number, line
+        yield self.number, _checked(line)
+
+
+def _checked(line: bytes) -> bytes | OnwardError:
+    if line[:1] == b"[":
+        return MalformedBody(where="line", expected="one item", found="a list")
+    return line.rstrip()
 
 
 class LineExchange(Exchange):
@@ -208,6 +246,7 @@ class Lines(Response):
 
     async def _read(self, take: Receive) -> None:
         splitter = Splitter(self._line_bytes)
+        begun = 0
         try:
             try:
                 async for number, line in self._lines(splitter, take):
@@ -217,7 +256,8 @@ class Lines(Response):
                         await _throw_away(take)
                         break
                     await self._begin(number, line)
-                    if number % _BREATH_LINES == 0:
+                    begun += 1
+                    if begun % _BREATH_LINES == 0:
                         await asyncio.sleep(0)  # others want to be read, too
             except OnwardError as error:  # of all that is still to come
                 await self._begin(splitter.number + 1, error)
@@ -232,9 +272,15 @@ class Lines(Response):
         self._news.set()
 
     async def _lines(self, splitter: Splitter, receive: Receive) -> AsyncIterator[Line]:
+        most_bytes = max(_LIMITS_WITHOUT_LINE * self._line_bytes, _LEAST_WITHOUT_LINE_BYTES)
+        silent_bytes = 0
         async for piece in pieces_of(receive, self._encoding):
+            silent_bytes += len(piece)
             for line in splitter.feed(piece):
+                silent_bytes = 0
                 yield line
+            if silent_bytes > most_bytes and self._encoding != "identity":
+                raise TooLarge(where="body", expected=f"a line in {most_bytes} bytes of it, unpacked", found="none")
         for line in splitter.finish():
             yield line
 

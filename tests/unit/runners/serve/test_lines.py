@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import time
 import zlib
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -58,6 +59,35 @@ def test_a_line_that_is_too_large_is_told_once_and_the_next_is_read(step: int) -
     assert [number for number, _ in found] == [1, 2, 3, 4]
     told = [line if isinstance(line, bytes) else line.code for _, line in found]
     assert told == [b"a", "TOO_LARGE", b"c", "TOO_LARGE"]
+
+
+@given(
+    body=some.lists(some.sampled_from([b"\n", b" ", b"\r\n", b"a", b" b", b"c" * 4, b"d" * 11]), max_size=30),
+    cuts=some.lists(some.integers(1, 9), min_size=1, max_size=5),
+)
+def test_empty_and_too_large_lines_are_the_same_however_the_body_comes(body: list[bytes], cuts: list[int]) -> None:
+    whole = b"".join(body)
+    splitter = Splitter(10)
+    wanted = [*splitter.feed(whole), *splitter.finish()]
+    found = []
+    at = turn = 0
+    splitter = Splitter(10)
+    while at < len(whole):
+        step = cuts[turn % len(cuts)]
+        found += list(splitter.feed(whole[at : at + step]))
+        at, turn = at + step, turn + 1
+    found += list(splitter.finish())
+    assert [(number, str(line)) for number, line in found] == [(number, str(line)) for number, line in wanted]
+
+
+def test_a_long_line_costs_as_much_as_it_is_long() -> None:
+    splitter = Splitter(8 << 20)
+    piece = b"x" * 1024
+    began_s = time.process_time()
+    found = [line for _ in range(8 << 10) for line in splitter.feed(piece)]
+    assert time.process_time() - began_s < 1, "copying all of it for each piece takes several seconds"
+    found += list(splitter.finish())
+    assert [(number, len(line)) for number, line in found if isinstance(line, bytes)] == [(1, 8 << 20)]
 
 
 class Client:
@@ -300,21 +330,53 @@ async def test_every_error_keeps_what_its_body_says() -> None:
     assert (line["error"], line["code"], line["field"], line["line"]) == ("x: no", "INTERNAL", "x", 1)
 
 
-async def test_others_get_their_turn_between_lines() -> None:
-    turns = 0
-    seen: list[int] = []
+class Others:
+    """Everybody else who wants to be served: how often they were."""
 
-    async def others() -> None:
-        nonlocal turns
+    def __init__(self) -> None:
+        self.turns = 0
+        self._task = asyncio.create_task(self._run())
+
+    async def _run(self) -> None:
         while True:
-            turns += 1
+            self.turns += 1
             await asyncio.sleep(0)
 
+    def stop(self) -> None:
+        self._task.cancel()
+
+
+async def test_others_get_their_turn_between_lines() -> None:
+    others = Others()
+    seen: list[int] = []
+
     def handle(exchange: Exchange) -> None:
-        seen.append(turns)
+        seen.append(others.turns)
         echo(exchange)
 
-    beside = asyncio.create_task(others())
-    await ask(Client(pieces(b"1\n" * 2000)), handle)
-    beside.cancel()
+    await ask(Client(pieces(b"1\n\n" * 2000)), handle)
+    others.stop()
     assert max(seen.count(turn) for turn in set(seen)) <= 8
+
+
+@pytest.mark.parametrize("body", [b"\n" * (20 << 20), b"x" * (20 << 20)], ids=["empty lines", "a line too large"])
+async def test_others_get_their_turn_while_a_small_body_is_unpacked_to_a_large_one(body: bytes) -> None:
+    others = Others()
+    packed = gzip.compress(body)
+    assert len(packed) < 64 << 10
+    client = Client(pieces(packed))
+    await ask(client, echo, headers={"content-encoding": "gzip"}, body_bytes=4 << 20)
+    others.stop()
+    assert others.turns > len(body) / (64 << 10)
+    assert [line["code"] for line in client.lines()] == (["TOO_LARGE"] if body[:1] == b"x" else [])
+
+
+@pytest.mark.parametrize(("body", "told"), [(b"\n", 1), (b"x", 2)])
+async def test_a_compressed_body_ends_where_it_brings_no_line_for_long(body: bytes, told: int) -> None:
+    packed = gzip.compress(b"1\n" + body * (3 << 20) + b"\n2\n")
+    client = Client(pieces(packed))
+    await ask(client, echo, headers={"content-encoding": "gzip"}, body_bytes=LIMIT)
+    first, *errors = client.lines()
+    assert first["was"] == 1
+    assert [error["code"] for error in errors] == ["TOO_LARGE"] * told
+    assert errors[-1]["expected"].startswith("a line in 1048576 bytes")
