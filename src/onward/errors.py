@@ -311,15 +311,18 @@ class Unavailable(OnwardError):
 
 
 class Overloaded(OnwardError):
-    """The queue is full."""
+    """The queue is full. `promised_rows` are those that are let in before others if they come when told."""
 
     code = "QUEUE_FULL"
     status = 429
     exit_code = 75
 
-    def __init__(self, message: str = "", *, retry_after_s: float = 1.0, **details: str) -> None:
+    def __init__(
+        self, message: str = "", *, retry_after_s: float = 1.0, promised_rows: int = 0, **details: str
+    ) -> None:
         super().__init__(message, **details)
         self.retry_after_s = retry_after_s
+        self.promised_rows = promised_rows
 
 
 class DeadlineExceeded(OnwardError):

@@ -209,24 +209,32 @@ class Scheduler:
         limit = self._open_rows if standing == NEW and self.queued_rows else self.max_queue_rows
         return limit if priority == NORMAL else limit + self._reserve
 
-    def turn_away(self, rows: int, now_s: float, *, waiting: int = 0) -> Overloaded:
-        """The error for rows that there is no room for, with the time at which there will be.
+    def turn_away(
+        self, rows: int, now_s: float, *, waiting: int = 0, within_s: float = _NEVER_S, has_room: bool = False
+    ) -> Overloaded:
+        """The error for rows that there is no room for, or no time, with the time at which there will be.
 
-        `waiting` are those that wait, where the queue does not hold all of them.
+        `waiting` are those that wait, where the queue does not hold all of them; `within_s` is the time they have.
+        Rows that would be late behind a batch of their own size, whenever they come, are promised nothing.
         """
         row_s = (self._seconds_per_row or min(_GUESS_S, 1.0 / self.max_queue_rows)) / self.instances
         waiting = max(waiting, self.queued_rows)
         free_in_s = max(waiting * row_s, 0.001)
-        after_s = self._promises.give(now_s, rows=rows, free_in_s=free_in_s, row_s=row_s)
+        told = f"{waiting} rows are waiting"
+        self._learn()
+        if within_s < 2 * _MARGIN * self._pace.run_s(rows):
+            return Overloaded(told, retry_after_s=free_in_s)
+        after_s = self._promises.give(now_s, rows=rows, free_in_s=free_in_s, row_s=row_s, keeps_room=not has_room)
         self._open_rows = self._left_open()
-        return Overloaded(f"{waiting} rows are waiting", retry_after_s=after_s)
+        return Overloaded(told, retry_after_s=after_s, promised_rows=rows)
 
     def _left_open(self) -> int:
         """What of the queue is not kept for those who were told to come back."""
-        return self.max_queue_rows - min(self._promises.kept, self._most_kept)
+        return self.max_queue_rows - min(self._promises.kept_room, self._most_kept)
 
     def _check_room(self, work: Work, now_s: float) -> None:
         """Whether work that finds no open room, or has little time, is admitted all the same; else raises."""
+        has_room = False
         if work.rows > 0:
             limit = self.limit(NORMAL, work.standing, now_s)
             own = self._rows_of[work.priority] if work.priority != NORMAL else self.queued_rows - self._odd_rows
@@ -239,7 +247,7 @@ class Scheduler:
             raise ValueError("work has at least one row")
         if work.rows > self.max_queue_rows:
             raise TooLarge(expected=f"at most {self.max_queue_rows} rows", found=f"{work.rows} rows")
-        raise self.turn_away(work.rows, now_s)
+        raise self.turn_away(work.rows, now_s, within_s=work.deadline_s - now_s, has_room=has_room)
 
     def _is_in_time(self, work: Work, now_s: float) -> bool:
         """Whether work that is queued now has its answer before its deadline, as far as one can tell."""

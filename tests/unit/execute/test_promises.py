@@ -37,6 +37,17 @@ def test_who_comes_back_gives_the_place_up_and_so_does_who_is_late() -> None:
     assert promises.rows == 0
 
 
+def test_room_is_kept_for_those_only_that_lacked_room() -> None:
+    promises = Promises()
+    promises.give(100.0, rows=3, free_in_s=1.0, row_s=0.001)
+    promises.give(100.0, rows=5, free_in_s=1.0, row_s=0.001, keeps_room=False)
+    assert (promises.kept, promises.kept_room) == (8, 3)
+    promises.redeem(2)
+    assert (promises.kept, promises.kept_room) == (6, 1)
+    promises.lapse(101.1 + LATE_S)
+    assert (promises.rows, promises.kept, promises.kept_room) == (0, 0, 0)
+
+
 def test_where_nobody_comes_back_times_come_closer_and_where_they_do_they_part_again() -> None:
     promises = Promises()
     for second in range(30):

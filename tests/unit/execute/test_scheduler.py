@@ -470,6 +470,26 @@ def test_room_is_kept_for_those_who_come_back_and_for_nobody_for_ever() -> None:
     assert scheduler.queued_rows == 8
 
 
+@pytest.mark.parametrize(("within_s", "promised"), [(0.001, 0), (2.3, 0), (2.5, 1)])
+def test_work_without_time_keeps_no_room_from_work_with_time(within_s: float, promised: int) -> None:
+    scheduler = scheduler_with([Work()], max_batch_size=1, max_queue_rows=16)
+    batch = scheduler.next_batch(0.0)
+    assert batch is not None
+    scheduler.done(batch, 1.0)  # a second a row
+    for _ in range(4):
+        scheduler.add(Work(), 1.0)
+    for _ in range(200):
+        with pytest.raises(Overloaded) as refused:
+            scheduler.add(Work(deadline_s=1.0 + within_s), 1.0)
+        assert refused.value.promised_rows == promised
+        assert promised or refused.value.retry_after_s == pytest.approx(4.0)
+    for _ in range(12):
+        scheduler.add(Work(), 1.0)
+    with pytest.raises(Overloaded) as refused:
+        scheduler.add(Work(deadline_s=1.001), 1.0)  # now there is no room, either
+    assert refused.value.promised_rows == 0
+
+
 @pytest.mark.parametrize("think_s", [0.0, 0.03])
 @pytest.mark.parametrize("batch_rows", [1, 8])
 @pytest.mark.parametrize(("clients", "queue_rows"), [(60, 16), (240, 16), (90, 32), (300, 64)])
@@ -505,6 +525,39 @@ def test_whoever_comes_back_when_told_is_admitted_and_the_model_is_never_idle(
     assert back > 100
     assert admitted >= 0.95 * back  # the first come before any batch has shown the rate
     assert busy_s > 0.99 * 19.5
+
+
+def test_whoever_comes_back_when_told_is_admitted_where_time_is_short_and_not_room() -> None:
+    chance = random.Random(7)
+    scheduler = Scheduler(max_batch_size=8, max_queue_rows=256)
+    coming = [(chance.random() / 10, number, False) for number in range(150)]
+    heapq.heapify(coming)
+    free_s, batch, back, admitted, most_rows = 0.0, None, 0, 0, 0
+    while coming[0][0] < 10.0:
+        now_s = min(coming[0][0], free_s if batch else math.inf)
+        over = scheduler.expire(now_s)
+        if batch and free_s <= now_s:
+            scheduler.done(batch, now_s)
+            over, batch = over + batch.works, None
+        elif coming[0][0] <= now_s:
+            _, number, told = heapq.heappop(coming)
+            work = Work(deadline_s=now_s + 0.2)
+            work.standing = RETURNING if told else NEW
+            back += told
+            try:
+                scheduler.add(work, now_s)
+                admitted += told
+            except Overloaded as error:
+                told = error.promised_rows > 0
+                heapq.heappush(coming, (now_s + error.retry_after_s + chance.random() / 500, number, told))
+        for work in over:
+            heapq.heappush(coming, (now_s + chance.random() / 1000, id(work), False))
+        most_rows = max(most_rows, scheduler.queued_rows)
+        if batch is None and (batch := scheduler.next_batch(now_s)):
+            free_s = now_s + (0.002 + 0.005 * batch.rows) * chance.uniform(0.8, 1.3)
+    assert most_rows < 128, "there is room all the time"
+    assert back > 100
+    assert admitted >= 0.95 * back
 
 
 @dataclass
