@@ -8,6 +8,7 @@ loses nothing but the place; where few come, little is kept, and times lie close
 from __future__ import annotations
 
 from collections import deque
+from typing import NamedTuple
 
 LATE_S = 1.5
 """How long after the time told a place is kept: clients that read whole seconds come up to one later."""
@@ -17,6 +18,13 @@ _BUCKET_S = 0.05
 _SPACING = 1.1
 # Share of what becomes of one promised row in the moving average of those that come back.
 _SMOOTHING = 0.02
+
+
+class Promise(NamedTuple):
+    """What one client was told: when its rows are let in before others, until `LATE_S` after."""
+
+    at_s: float
+    rows: int
 
 
 class Promises:

@@ -113,8 +113,8 @@ class Scheduler:
         `TooLarge`: it could never be admitted. Work without rows has nothing to wait for and is a `ValueError`.
         """
         waiting = self.queued_rows + work.rows
-        if work.standing == RETURNING:
-            self._promises.redeem(work.rows)
+        if work.standing > 0:
+            self._come_back(work)
         if not self.queued_rows < waiting <= self._open_rows or work.deadline_s < now_s + self._tight_s:
             self._check_room(work, now_s)
         self.queued_rows = waiting
@@ -231,6 +231,12 @@ class Scheduler:
     def _left_open(self) -> int:
         """What of the queue is not kept for those who were told to come back."""
         return self.max_queue_rows - min(self._promises.kept_room, self._most_kept)
+
+    def _come_back(self, work: Work) -> None:
+        """The promise has been used, whatever it was used for; more rows than were promised are as good as new."""
+        self._promises.redeem(work.standing)
+        if work.rows > work.standing:
+            work.standing = NEW
 
     def _check_room(self, work: Work, now_s: float) -> None:
         """Whether work that finds no open room, or has little time, is admitted all the same; else raises."""

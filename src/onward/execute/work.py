@@ -10,8 +10,9 @@ HIGH, NORMAL, LOW = 0, 1, 2
 PRIORITIES = {"high": HIGH, "normal": NORMAL, "low": LOW}
 # By how much later than it came a priority counts as having come.
 BEHIND_S = (0.0, 1.0, 2.0)
-# Whether work's caller was turned away before. Room that is kept for those who were is kept from NEW work only.
-NEW, RETURNING, UNKNOWN = 0, 1, 2
+# Whether work's caller was turned away before. Room that is kept for those who were is kept from NEW work only. The
+# standing of who comes when told is the rows that were promised: RETURNING is a caller that was promised one.
+UNKNOWN, NEW, RETURNING = -1, 0, 1
 _NEVER_S = float("inf")
 
 
@@ -31,7 +32,7 @@ class Work:
 
     `rows` is its cost, at least 1. Work with different `key` never shares a batch; `length` (0: fixed shape) is
     bucketed. `deadline_s` is on the same clock as every `now_s`. `priority` is HIGH, NORMAL or LOW. `standing` is NEW,
-    RETURNING (it was turned away, and comes when it was told to) or UNKNOWN.
+    UNKNOWN, or how many rows its caller was promised when it was turned away, where it comes when told.
     """
 
     __slots__ = ("arrived_s", "deadline_s", "key", "length", "priority", "rows", "standing", "state")

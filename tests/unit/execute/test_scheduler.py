@@ -96,7 +96,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule(rows=ROWS)
     def come_back(self, rows: int) -> None:
         work = Work(rows=rows)
-        work.standing = RETURNING if self.rejected else UNKNOWN
+        work.standing = rows if self.rejected else UNKNOWN
         self._add(work)
 
     def _add(self, work: Work) -> None:
@@ -468,6 +468,28 @@ def test_room_is_kept_for_those_who_come_back_and_for_nobody_for_ever() -> None:
     for _ in range(3):
         scheduler.add(Work(), 60.0)  # nobody else came
     assert scheduler.queued_rows == 8
+
+
+def test_who_was_turned_away_with_a_row_comes_back_with_a_row_and_for_its_own_place() -> None:
+    works = [Work() for _ in range(16)]
+    scheduler = scheduler_with(works, max_queue_rows=16)
+    for rows in (1, 4, 4, 4):
+        with pytest.raises(Overloaded) as refused:
+            scheduler.add(Work(rows=rows), 10.0)
+        assert refused.value.promised_rows == rows
+    for work in works[:10]:
+        scheduler.cancel(work)
+    promises = scheduler._promises
+    assert promises.rows == 13
+    greedy = Work(rows=4)
+    greedy.standing = 1
+    with pytest.raises(Overloaded):
+        scheduler.add(greedy, 10.1)
+    assert promises.rows == 13 - 1 + 4, "its own place is given up, none of others', and it has another one"
+    obedient = Work(rows=3)
+    obedient.standing = 4
+    scheduler.add(obedient, 10.1)
+    assert promises.rows == 16 - 4
 
 
 @pytest.mark.parametrize(("within_s", "promised"), [(0.001, 0), (2.3, 0), (2.5, 1)])

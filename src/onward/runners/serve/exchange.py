@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 import msgspec
 
 from onward.errors import MalformedBody, OnwardError, Overloaded, TooLarge, UnsupportedMedia
+from onward.execute.promises import LATE_S, Promise
 from onward.execute.scheduler import NEW, NORMAL, PRIORITIES, UNKNOWN
-from onward.execute.scheduler import RETURNING as COMES_BACK
 from onward.runners.serve.returning import EARLY_S
 from onward.runners.serve.traces import TRACES
 from onward.types import Event
@@ -165,12 +165,13 @@ class Exchange:
             if self.protocol.active is self:
                 self.refuse()
 
-    def _standing(self, promised_s: float) -> int:
-        """Whether it is the client that was told to come back at `promised_s`, doing so."""
-        if self.arrived_s < promised_s - EARLY_S:
+    def _standing(self, promised: Promise) -> int:
+        """The rows that the client was promised, where it comes when it was told to, or NEW."""
+        late_s = self.arrived_s - promised.at_s
+        if late_s < -EARLY_S:
             return NEW
-        self.protocol.promised_s = None
-        return COMES_BACK
+        self.protocol.promised = None
+        return promised.rows if late_s <= LATE_S else NEW
 
     def refuse(self) -> None:
         """The body is too large: answer now and close, since the rest of it is not going to be kept."""
@@ -183,8 +184,8 @@ class Exchange:
         self.started = True
         self.arrived_s = time.monotonic()
         if self.protocol is not None:
-            promised_s = self.protocol.promised_s
-            self.standing = NEW if promised_s is None else self._standing(promised_s)
+            promised = self.protocol.promised
+            self.standing = NEW if promised is None else self._standing(promised)
         try:
             self.route.handler(self)
         except OnwardError as error:
@@ -232,8 +233,8 @@ class Exchange:
 
     def fail(self, error: OnwardError) -> None:
         """Answer with an error; where a policy decides and the fault is not the caller's, with its fallback."""
-        if isinstance(error, Overloaded) and self.protocol is not None:  # over ASGI the connection is not known
-            self.protocol.promised_s = time.monotonic() + error.retry_after_s
+        if isinstance(error, Overloaded) and error.promised_rows and self.protocol is not None:  # None: over ASGI
+            self.protocol.promised = Promise(time.monotonic() + error.retry_after_s, error.promised_rows)
         undecided, self.undecided = self.undecided, None
         if undecided is not None and error.status >= 500 and not (self.disconnected or self.response_complete):
             try:

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, NamedTuple, TypeAlias
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from onward.errors import TooLarge
+from onward.execute.promises import Promise
 from onward.runners.serve.connection import PatientProtocol
 from onward.runners.serve.descriptors import most_connections, raise_limit
 from onward.runners.serve.exchange import Exchange, Headers, Route
@@ -49,7 +50,7 @@ class FastProtocol(PatientProtocol):
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
         self.active: Exchange | None = None
-        self.promised_s: float | None = None
+        self.promised: Promise | None = None
         self._asgi: Any = None
         self._last_call = False
         self._one_piece: bytes | None = None
@@ -59,12 +60,12 @@ class FastProtocol(PatientProtocol):
     def connection_made(self, transport: Any) -> None:
         """The base's; who was turned away may come back on a new connection."""
         super().connection_made(transport)
-        self.promised_s = RETURNING.came(self.client[0], time.monotonic()) if self.client else None
+        self.promised = RETURNING.came(self.client[0], time.monotonic()) if self.client else None
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client is gone: give up what it waits for."""
-        if self.promised_s is not None and self.client:
-            RETURNING.left(self.client[0], self.promised_s)
+        if self.promised is not None and self.client:
+            RETURNING.left(self.client[0], self.promised)
         active, self.active = self.active, None
         asgi, self._asgi = self._asgi, None
         super().connection_lost(exc)

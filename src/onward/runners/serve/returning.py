@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from heapq import heappop, heappush
 
-from onward.execute.promises import LATE_S
+from onward.execute.promises import LATE_S, Promise
 
 # A client's clock and ours need not agree to the millisecond.
 EARLY_S = 0.005
@@ -17,34 +17,34 @@ _MOST_OF_ONE = 4096
 
 
 class Returning:
-    """The times at which clients that closed their connections may come back, by address."""
+    """What clients that closed their connections were promised, by address."""
 
     def __init__(self) -> None:
-        self._times: dict[str, list[float]] = {}
+        self._promised: dict[str, list[Promise]] = {}
 
-    def left(self, address: str, at_s: float) -> None:
-        """A connection was closed whose client may come back at `at_s`."""
-        times = self._times.get(address)
-        if times is None:
-            if len(self._times) >= _MOST_ADDRESSES:
-                del self._times[next(iter(self._times))]
-            times = self._times[address] = []
-        if len(times) < _MOST_OF_ONE:
-            heappush(times, at_s)
+    def left(self, address: str, promised: Promise) -> None:
+        """A connection was closed whose client may come back."""
+        waiting = self._promised.get(address)
+        if waiting is None:
+            if len(self._promised) >= _MOST_ADDRESSES:
+                del self._promised[next(iter(self._promised))]
+            waiting = self._promised[address] = []
+        if len(waiting) < _MOST_OF_ONE:
+            heappush(waiting, promised)
 
-    def came(self, address: str, now_s: float) -> float | None:
-        """A connection was made: the time of the client that it is likely to be, if that has come."""
-        if not self._times:
+    def came(self, address: str, now_s: float) -> Promise | None:
+        """A connection was made: what the client was promised that it is likely to be, if the time for it has come."""
+        if not self._promised:
             return None
-        times = self._times.get(address)
-        if times is None:
+        waiting = self._promised.get(address)
+        if waiting is None:
             return None
-        while times and times[0] + LATE_S < now_s:
-            heappop(times)
-        if not times:
-            del self._times[address]
+        while waiting and waiting[0].at_s + LATE_S < now_s:
+            heappop(waiting)
+        if not waiting:
+            del self._promised[address]
             return None
-        return heappop(times) if times[0] <= now_s + EARLY_S else None
+        return heappop(waiting) if waiting[0].at_s <= now_s + EARLY_S else None
 
 
 RETURNING = Returning()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import gc
 import re
+import time
 import weakref
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any, cast
 
 import msgspec
@@ -15,7 +17,10 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from onward.errors import MalformedBody, OnwardError, Overloaded, TooLarge
+from onward.execute.promises import LATE_S, Promise
+from onward.execute.scheduler import NEW
 from onward.runners.serve import connection as connections
+from onward.runners.serve import exchange as exchanges
 from onward.runners.serve import http, patience
 from onward.runners.serve.exchange import Exchange, Route, timeout_s
 from onward.runners.serve.http import FastProtocol
@@ -68,6 +73,7 @@ class Connection:
     def __init__(self, *, limit: int = LIMIT) -> None:
         self.waiting: list[Exchange] = []
         self.started: list[Exchange] = []
+        self.promised_rows = 3
         self.transport = Transport()
         routes = {
             b"/echo": Route(self._echo, max_body_bytes=limit),
@@ -90,7 +96,7 @@ class Connection:
         raise MalformedBody(where="x", expected="y", found="z")
 
     def _full(self, exchange: Exchange) -> None:
-        raise Overloaded("full", retry_after_s=1.2345)
+        raise Overloaded("full", retry_after_s=1.2345, promised_rows=self.promised_rows)
 
     def _crash(self, exchange: Exchange) -> None:
         raise ZeroDivisionError("a bug")
@@ -389,6 +395,30 @@ async def test_an_overloaded_server_says_when_to_come_back(connection: Connectio
     ((status, headers, _),) = connection.answers()
     assert status == 429
     assert (headers["retry-after"], headers["x-onward-retry-after-ms"]) == ("2", "1234")
+
+
+@pytest.mark.parametrize(
+    ("after_s", "want"), [(-0.1, [0, 3]), (-0.004, [3, 0]), (LATE_S - 0.1, [3, 0]), (LATE_S + 0.1, [0, 0])]
+)
+async def test_who_comes_when_told_has_what_was_promised_once(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch, after_s: float, want: list[int]
+) -> None:
+    times_s = iter([100.0, 100.0, 101.2345 + after_s, 101.2345 + max(after_s, 0.0) + 0.01])
+    monkeypatch.setattr(exchanges, "time", SimpleNamespace(monotonic=lambda: next(times_s)))
+    stands = []
+    await connection.send(post("/full"))  # at 100, for three rows
+    for _ in range(2):
+        await connection.send(post("/wait"))
+        stands.append(connection.waiting[-1].standing)
+        connection.waiting[-1].respond(b"")
+    assert stands == want
+
+
+async def test_who_was_promised_nothing_comes_back_as_new(connection: Connection) -> None:
+    connection.protocol.promised = Promise(time.monotonic(), 3)
+    connection.promised_rows = 0
+    await connection.send(post("/full") + post("/wait"))
+    assert connection.waiting[0].standing == NEW
 
 
 async def test_a_bug_in_a_handler_is_one_answer_with_an_id_and_no_details(
