@@ -6,8 +6,7 @@ unknown model).
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,21 +27,21 @@ import onward
 from onward.errors import Cancelled, MalformedBody, MethodNotAllowed, NotFound, OnwardError, TooLarge
 from onward.package.examples import read_examples
 from onward.prepare.profile import Features
+from onward.runners.serve.asgi import AsgiExchange
 from onward.runners.serve.body import limited, read_body
-from onward.runners.serve.exchange import Exchange, Headers, Route, error_body, error_headers, new_request_id
+from onward.runners.serve.exchange import Exchange, Route, error_body, error_headers, new_request_id
 from onward.runners.serve.lines import MEDIA_TYPES, Lines
 from onward.runners.serve.models import AnyServed, Models
 from onward.runners.serve.openai.routes import openai_routes
 from onward.runners.serve.openapi import document
 from onward.runners.serve.policies import Policies
-from onward.runners.serve.sent_events import SentEvents, sent_events
 from onward.runners.serve.served import ServedModel
 from onward.runners.serve.staged import StagedModel
 from onward.runners.serve.statistics import statistics_routes
 from onward.runners.serve.voice.measures import VoiceCollector
 from onward.runners.serve.voice.routes import not_a_socket, voice_endpoint
 from onward.telemetry import DecisionCollector, ModelCollector, StreamCollector
-from onward.types import Event, Field, TensorSpec
+from onward.types import Field, TensorSpec
 
 _EXAMPLES = 5
 _EXAMPLES_BYTES = 2 << 20
@@ -71,30 +70,6 @@ _PAGE_HEADERS = {
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
 }
-
-
-class AsgiExchange(Exchange):
-    """An exchange whose answer leaves through ASGI."""
-
-    __slots__ = ("response",)
-
-    def __init__(self, route: Route, request: Request) -> None:
-        super().__init__(None, route, dict(request.headers.raw), request.url.query.encode(), True)  # type: ignore[arg-type]
-        self.response: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
-
-    def respond(self, body: bytes, content_type: bytes = b"application/json", *, status: int = 200,
-                headers: Headers | None = None) -> None:  # fmt: skip
-        """Hand the answer over."""
-        if self.response.done():
-            return
-        named = {name.decode("latin-1"): value.decode("latin-1") for name, value in (headers or {}).items()}
-        named["x-request-id"] = self.request_id.decode()
-        self.response.set_result(Response(body, status, named, content_type.decode("latin-1")))
-
-    def stream(self, events: AsyncGenerator[Event, None]) -> None:
-        """Answer with events as they come."""
-        self.response_complete = True
-        self.response.set_result(SentEvents(sent_events(events, self.request_id), self.request_id))
 
 
 class Endpoints:
@@ -222,7 +197,7 @@ class Endpoints:
         served = self._model(request)
         exchange = AsgiExchange(Route(partial(handle, served), max_body_bytes=limit), request)
         exchange.body = body
-        return await self._answer(exchange)
+        return await exchange.answer()
 
     async def _multipart(self, request: Request) -> Response:
         served = self._model(request)
@@ -240,15 +215,7 @@ class Endpoints:
         item = {_only_file(name, fields): value for name, value in item.items()}
         exchange = AsgiExchange(Route(lambda one: served.handle_form(one, item), max_body_bytes=limit), request)
         exchange.body = max((value for value in item.values() if isinstance(value, bytes)), key=len, default=b"")
-        return await self._answer(exchange)
-
-    async def _answer(self, exchange: AsgiExchange) -> Response:
-        exchange.start()
-        try:
-            return await exchange.response
-        except asyncio.CancelledError:
-            exchange.abandon()
-            raise
+        return await exchange.answer()
 
 
 def metadata(served: AnyServed, models: Models) -> dict[str, Any]:
