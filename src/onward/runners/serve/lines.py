@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import logging
 import re
 import time
@@ -21,9 +22,11 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from onward.errors import MalformedBody, OnwardError, Overloaded, TooLarge, Unavailable
+from onward.execute.work import NEW, RETURNING
 from onward.package.records import Manifest
 from onward.runners.serve.body import encoding_of, pieces_of
-from onward.runners.serve.exchange import Exchange, Handler, Headers, Route, error_body, new_request_id
+from onward.runners.serve.caller import caller_of
+from onward.runners.serve.exchange import Exchange, Handler, Headers, Route, error_body, new_request_id, timeout_s
 
 MEDIA_TYPE = "application/x-ndjson"
 MEDIA_TYPES = (MEDIA_TYPE, "application/ndjson", "application/jsonl", "application/x-jsonlines")
@@ -37,6 +40,9 @@ _LEAST_LINES = 8
 _BREATH_LINES = 8
 _PIECE_BYTES = 64 << 10
 _LINGER_S = 2.0
+_LEAST_MS = 0.001
+# An idempotency key has at most 255 characters, and a line's number at most 20.
+_KEY_BYTES = 255 - 21
 _SAID = re.compile(rb"\S")
 # Of a body that came compressed, so many times a line's limit may go by without a line: 20 KB can be 20 MB of nothing.
 _LIMITS_WITHOUT_LINE = 8
@@ -136,6 +142,7 @@ class LineExchange(Exchange):
     ) -> None:  # fmt: skip
         super().__init__(None, route, headers, query, True)  # type: ignore[arg-type]
         self.number = number
+        self.standing = NEW
         self.give_up_s = give_up_s
         self.tell = tell
         self.answer = b""
@@ -162,8 +169,11 @@ class LineExchange(Exchange):
         super().fail(error)
 
     def start_again(self) -> None:
-        """Ask once more, if somebody still waits."""
+        """Ask once more, if somebody still waits: as who was told when to come, and with the time that is left."""
         if not self.disconnected:
+            left_ms = max((self.give_up_s - time.monotonic()) * 1000, _LEAST_MS)
+            self.headers = {**self.headers, b"x-onward-timeout-ms": b"%.3f" % left_ms}
+            self.standing = RETURNING
             self.start()
 
 
@@ -184,11 +194,13 @@ class Lines(Response):
         self._accepting = accepting
         self._query = request.url.query.encode()
         self._of_lines = {name: value for name, value in request.headers.raw if name not in _OF_THE_WHOLE}
-        self._key = self._of_lines.get(b"idempotency-key")
+        self._key = _key_of_lines(self._of_lines)
         self._encoding = encoding_of(request)
         limits = manifest.limits
         self._line_bytes = limits.body_bytes
         self._deadline_s = limits.deadline_ms / 1000
+        if (given := self._of_lines.get(b"x-onward-timeout-ms")) is not None:
+            self._deadline_s = timeout_s(given, self._deadline_s)
         most = max(_BATCHES * manifest.batching.max_batch_size, _LEAST_LINES)
         self._most_lines = min(most, max(limits.queue_rows // 2, 1), _MOST_LINES)
         # In the order of the lines, those that are on their way or wait to be sent.
@@ -316,6 +328,19 @@ class Lines(Response):
 
     def _handle(self, exchange: Exchange) -> None:
         self._handler()(exchange)
+
+
+def _key_of_lines(headers: Headers) -> bytes | None:
+    """What the idempotency keys of the lines begin with: the whole's, or one made of it where that would be too long.
+
+    Raises `MalformedBody`.
+    """
+    key = headers.get(b"idempotency-key")
+    if key is None or len(key) <= _KEY_BYTES:
+        return key
+    caller_of(headers)
+    digest = hashlib.sha256(key).hexdigest().encode()
+    return b"%b~%b" % (key[: _KEY_BYTES - len(digest) - 1], digest)
 
 
 class _Ahead:

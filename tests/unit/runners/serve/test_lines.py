@@ -16,9 +16,11 @@ from hypothesis import strategies as some
 from starlette.requests import Request
 from starlette.types import Message
 
-from onward.errors import MissingInput, OnwardError, Overloaded, UnsupportedMedia
+from onward.errors import MalformedBody, MissingInput, OnwardError, Overloaded, UnsupportedMedia
+from onward.execute.work import NEW, RETURNING
 from onward.package.records import Batching, Limits, Manifest, PackageInfo
 from onward.runners.serve import lines
+from onward.runners.serve.caller import caller_of
 from onward.runners.serve.exchange import Exchange
 from onward.runners.serve.lines import Lines, Splitter
 
@@ -249,6 +251,59 @@ async def test_a_full_queue_makes_a_line_come_again_until_its_time_is_over() -> 
     await ask(client, handle, deadline_ms=200)
     assert [line.get("was", line.get("code")) for line in client.lines()] == [1, "QUEUE_FULL", 3]
     assert tries[b"1"] == tries[b"3"] == 3 and tries[b"2"] > 3
+
+
+async def test_a_line_is_tried_no_longer_than_its_caller_waits_and_each_try_is_told_what_is_left() -> None:
+    given: list[float] = []
+    began_s = time.monotonic()
+
+    def handle(exchange: Exchange) -> None:
+        given.append(float(exchange.headers[b"x-onward-timeout-ms"]))
+        assert given[-1] <= 100 - (time.monotonic() - began_s - 0.02) * 1000, "what is left, since the first try"
+        raise Overloaded("full", retry_after_s=0.02)
+
+    client = Client(pieces(b"1\n"))
+    await ask(client, handle, headers={"x-onward-timeout-ms": "100"}, deadline_ms=5000)
+    assert time.monotonic() - began_s < 0.5
+    assert [line["code"] for line in client.lines()] == ["QUEUE_FULL"]
+    assert given[0] == 100 and 1 < len(given) <= 5 and given == sorted(given, reverse=True)
+
+
+async def test_a_timeout_that_is_none_is_refused_before_anything_is_answered() -> None:
+    with pytest.raises(MalformedBody):
+        await ask(Client(pieces(b"1\n")), echo, headers={"x-onward-timeout-ms": "soon"})
+
+
+async def test_a_line_is_new_at_first_and_then_one_that_was_told_to_come_back() -> None:
+    standings: list[int] = []
+
+    def handle(exchange: Exchange) -> None:
+        standings.append(exchange.standing)
+        if len(standings) < 3:
+            raise Overloaded("full", retry_after_s=0.001)
+        echo(exchange)
+
+    await ask(Client(pieces(b"1\n")), handle)
+    assert standings == [NEW, RETURNING, RETURNING]
+
+
+@pytest.mark.parametrize("size", [1, 234, 235, 255])
+async def test_each_line_has_a_key_of_its_own_that_is_valid_however_long_the_whole_one_is(size: int) -> None:
+    keys: list[str] = []
+
+    def handle(exchange: Exchange) -> None:
+        keys.append(caller_of(exchange.headers).idempotency_key)
+        echo(exchange)
+
+    for key in ("k" * size, "k" * size, "k" * (size - 1) + "j"):
+        await ask(Client(pieces(b"1\n2\n")), handle, headers={"idempotency-key": key})
+    assert keys[:2] == keys[2:4], "the same key again has the same ones"
+    assert len(set(keys)) == 4
+
+
+async def test_a_key_that_is_too_long_for_a_request_is_too_long_for_lines() -> None:
+    with pytest.raises(MalformedBody):
+        await ask(Client(pieces(b"1\n")), echo, headers={"idempotency-key": "k" * 256})
 
 
 async def test_a_server_that_drains_answers_what_it_has_read_and_says_from_where_to_send_again() -> None:
