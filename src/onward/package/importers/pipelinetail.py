@@ -22,15 +22,18 @@ _PREFIX = "trees_"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tail:
-    """The trees, and the pipeline of what comes before them. `sparse_is_missing`: a zero may be a missing value."""
+    """The trees, and the pipeline of what comes before them. `zeros_missing`: a zero is a missing value to them."""
 
     front: Any
     model: TreeModel
-    sparse_is_missing: bool
+    zeros_missing: bool
 
 
-def tail_of(estimator: Any) -> Tail | None:
-    """The boosted trees at the end of a fitted pipeline; None where there are none, or nothing before them."""
+def tail_of(estimator: Any, sample: Any) -> Tail | None:
+    """The boosted trees at the end of a fitted pipeline; None where there are none, or nothing before them.
+
+    The sample shows what the steps before hand on: XGBoost takes what a sparse matrix does not hold for missing.
+    """
     steps = list(getattr(estimator, "steps", None) or ())
     kinds = [kind for kind in LIBRARIES if steps and any(base.__module__.split(".")[0] == kind
                                                          for base in type(steps[-1][1]).__mro__)]  # fmt: skip
@@ -50,16 +53,15 @@ def tail_of(estimator: Any) -> Tail | None:
         raise UsageError(
             "the trees at the end of the pipeline take categories", expected="numbers from the step before"
         )
-    return Tail(front=front, model=model, sparse_is_missing=kinds[0] == "xgboost")
+    zeros_missing = kinds[0] == "xgboost" and hasattr(front.transform(sample), "tocsr")
+    return Tail(front=front, model=model, zeros_missing=zeros_missing)
 
 
-def join_tail(
-    front: Any, tail: Tail, output: str, *, exact: bool, zeros_missing: bool, rounding: Rounding = "down"
-) -> Any:
+def join_tail(front: Any, tail: Tail, output: str, *, exact: bool, rounding: Rounding = "down") -> Any:
     """The ONNX model of the steps before, with the trees behind it."""
     onnx, compose = need("onnx", _PURPOSE), need("onnx.compose", _PURPOSE)
     forest = tail.model.forest
-    if zeros_missing:
+    if tail.zeros_missing:
         forest = replace(forest, zeros_missing=tuple(range(forest.features)))
     written = write_forest(forest, output, exact=exact, rounding=rounding)
     trees = compose.add_prefix(onnx.load_from_string(written), _PREFIX)

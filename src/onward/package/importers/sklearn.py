@@ -52,8 +52,8 @@ def draft_of_sklearn(estimator: Any, info: PackageInfo, *, sample: Any, toleranc
     frame = frame if used is None else frame.only(used)
     original = _original(estimator, sample)
     if texts:
-        return _draft_with_texts(estimator, info, frame, original, texts, tolerance)
-    tail = tail_of(estimator)
+        return _draft_with_texts(estimator, sample, info, frame, original, texts, tolerance)
+    tail = tail_of(estimator, sample)
     if tail is not None:
         return _draft_with_tail(estimator, tail, info, frame, original, None, tolerance)
     if has_categories(estimator):
@@ -78,12 +78,13 @@ def draft_of_sklearn(estimator: Any, info: PackageInfo, *, sample: Any, toleranc
 
 
 def _draft_with_texts(
-    estimator: Any, info: PackageInfo, frame: Frame, original: Original, texts: Texts, tolerance: float | None
-) -> Draft:
+    estimator: Any, sample: Any, info: PackageInfo, frame: Frame, original: Original, texts: Texts,
+    tolerance: float | None,
+) -> Draft:  # fmt: skip
     if frame.table and not _takes_columns(estimator):
         expected = "a pipeline that begins with a ColumnTransformer, or texts only"
         raise UsageError("the estimator takes texts and a table at once", expected=expected)
-    tail = tail_of(estimator)
+    tail = tail_of(estimator, sample)
     if tail is not None:
         return _draft_with_tail(estimator, tail, info, frame, original, texts, tolerance)
     conversions: list[Callable[[], bytes]] = [
@@ -104,13 +105,11 @@ def _draft_with_tail(
     if has_decimals(frame):
         scalings.insert(2, Scaling(frame=frame, columns=_columns_by_part(estimator)))
 
-    def converted(
-        scaling: Scaling | None, double: bool, rounding: Rounding, exact: bool, zeros: bool
-    ) -> Callable[[], bytes]:
+    def converted(scaling: Scaling | None, double: bool, rounding: Rounding, exact: bool) -> Callable[[], bytes]:
         def convert() -> bytes:
             initial = _initial(tail.front, frame, double=double)
             front = _convert(tail.front, initial, replace(original, classes=()), scaling, texts, double)
-            model = join_tail(front, tail, original.output, exact=exact, zeros_missing=zeros, rounding=rounding)
+            model = join_tail(front, tail, original.output, exact=exact, rounding=rounding)
             wanted = GraphOutput(source=model.graph.output[0].name, name=original.output,
                                  shape=original.values.shape[1:])  # fmt: skip
             return surround(model, frame, [wanted], double=double, ids=_ids(model, frame, texts))
@@ -118,15 +117,10 @@ def _draft_with_tail(
         return convert
 
     roundings: tuple[Rounding, ...] = ("down", "nearest")
-    zeros_missing = (False, True) if tail.sparse_is_missing else (False,)
     # trees compare what comes before them to the bit, so FP64 steps rounded to FP32 go before any other FP32 ones
     fronts = [(None, False), (None, True), *((scaling, False) for scaling in scalings[1:])]
     conversions = [
-        converted(*front, rounding, exact, zeros)
-        for front in fronts
-        for rounding in roundings
-        for exact in (False, True)
-        for zeros in zeros_missing
+        converted(*front, rounding, exact) for front in fronts for rounding in roundings for exact in (False, True)
     ]
     unknown = _unknown(estimator, frame)
     return draft_of_table(info, frame, original, conversions, unknown=unknown, tolerance=tolerance, texts=texts)

@@ -242,6 +242,21 @@ class TestBoostedTreesAtTheEnd:
         front = columns((one_hot(sparse_output=sparse), [*TEXTS, "code"]), (StandardScaler(), ["income"]))
         self.check(make_pipeline(front, trees), FRAME, (CLASSES == "yes") * 1, tmp_path)
 
+    def test_of_xgboost_for_rows_with_a_zero_though_the_sample_has_none(self, tmp_path: Path) -> None:
+        xgboost = pytest.importorskip("xgboost")
+        frame = FRAME.assign(
+            rate=FRAME["rate"].where(FRAME["rate"] > 0, 0.0), place=[f"p{i % 30}" for i in range(ROWS)]
+        )
+        front = columns((one_hot(), ["place"]), ("passthrough", ["rate"]))
+        model = make_pipeline(front, xgboost.XGBRegressor(n_estimators=5, max_depth=2, n_jobs=1))
+        model.fit(frame, np.where(frame["rate"] == 0, 5.0, frame["rate"] > 0.3))
+        assert model[0].sparse_output_
+        package = pack(model, tmp_path / "out", name="m", sample=frame[frame["rate"] > 0], run_package=run_package)
+        rows = frame[frame["rate"] == 0][:5]
+        items = rows[["place", "rate"]].to_dict("records")
+        found = [float(result.tensors["prediction"][0]) for result in run_package(package.folder, items)]
+        np.testing.assert_allclose(found, model.predict(rows), atol=1e-5)
+
     def test_behind_texts_whose_weights_lie_on_thresholds(self, tmp_path: Path) -> None:
         xgboost = pytest.importorskip("xgboost")
         words = ["good", "bad", "fine", "film", "plot"]
