@@ -331,3 +331,21 @@ def test_an_output_asked_for_twice_is_refused_before_it_could_be_a_million_times
     body = msgspec.json.encode({"inputs": [tensor], "outputs": [{"name": "y"}, {"name": "y"}]})
     with pytest.raises(UnknownOutput, match="each output once"):
         decoder.decode(body)
+
+
+def binary_body(kind: str, shape: list[int], size: int) -> tuple[bytes, int]:
+    head = {"name": "x", "shape": shape, "datatype": kind, "parameters": {"binary_data_size": size}}
+    text = json.dumps({"inputs": [head]}).encode()
+    return text + bytes(size), len(text)
+
+
+@pytest.mark.parametrize("size", [0, 4, 8, 11, 13, 16, 24])
+def test_binary_data_of_another_size_than_its_shape_is_a_wrong_shape(size: int) -> None:
+    with pytest.raises(WrongShape, match="12 bytes"):
+        decoder_of(spec("FP32")).decode(*binary_body("FP32", [1, 3], size))
+
+
+def test_a_shape_of_more_texts_than_the_body_could_hold_takes_no_memory_for_them() -> None:
+    body = binary_body("BYTES", [1, 1 << 45], 64)
+    with pytest.raises(MalformedBody, match=r"64 bytes"):
+        decoder_of(spec("BYTES", (-1, -1))).decode(*body)
