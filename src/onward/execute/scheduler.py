@@ -50,6 +50,8 @@ __all__ = [
 # Lengths (tokens) up to a bound share a batch: padding stays below a third, and there are few distinct shapes.
 LENGTH_BUCKETS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 4096, 8192)
 _NEVER_S = float("inf")
+# To look a member up in its enum takes as long as all else that `add` does with a request.
+_QUEUED, _RUNNING, _FINISHED = State.QUEUED, State.RUNNING, State.FINISHED
 # Share of the newest batch in the moving average of seconds a row.
 _SMOOTHING = 0.2
 _PURGE_FROM = 64
@@ -118,8 +120,9 @@ class Scheduler:
         if not self.queued_rows < waiting <= self._open_rows or work.deadline_s < now_s + self._tight_s:
             self._check_room(work, now_s)
         self.queued_rows = waiting
-        if work.priority != NORMAL:
-            self._rows_of[work.priority] += work.rows
+        priority = work.priority
+        if priority != NORMAL:
+            self._rows_of[priority] += work.rows
             self._odd_rows += work.rows
         work.arrived_s = now_s
         key: Hashable = work.key
@@ -128,7 +131,7 @@ class Scheduler:
         line = self._lines.get(key)
         if line is None:
             line = self._lines[key] = (deque(), deque(), deque())
-        line[work.priority].append(work)
+        line[priority].append(work)
 
     def cancel(self, work: Work) -> bool:
         """The caller left. True if the work will not be computed, False if it runs already or has ended."""
@@ -145,7 +148,7 @@ class Scheduler:
         """The next batch to run, or None when there is nothing to do now (see `wake_s`)."""
         if self.running >= self.instances or not self.queued_rows:
             return None
-        works: list[Work] = []
+        works, rows = self._take_only(now_s)
         while not works:  # else all that was taken was given up for others
             line = self._first_line(now_s)
             if line is not None and self.max_queue_delay_s and now_s < self._oldest_s() + self.max_queue_delay_s:
@@ -160,7 +163,7 @@ class Scheduler:
         """The batch has been computed (or has failed): its instance is free again."""
         self.running -= 1
         for work in batch.works:
-            work.state = State.FINISHED
+            work.state = _FINISHED
         took_s = now_s - batch.started_s
         seconds_per_row = took_s / batch.rows
         if self._seconds_per_row:
@@ -286,12 +289,6 @@ class Scheduler:
         """The line whose first live work counts as having waited longest; lines found empty are dropped."""
         first: _Line | None = None
         first_s = _NEVER_S
-        if len(self._lines) == 1 and not self._odd_rows:
-            (line,) = self._lines.values()
-            queue = line[NORMAL]
-            is_live = queue and queue[0].state is State.QUEUED and queue[0].deadline_s > now_s
-            if is_live and not line[HIGH] and not line[LOW]:
-                return line
         is_ordinary = not self._odd_rows  # as it mostly is: other priorities need not be looked at
         for key, line in list(self._lines.items()):
             due_s = _NEVER_S
@@ -354,11 +351,34 @@ class Scheduler:
                     first, first_s = line, due_s
         return first
 
+    def _take_only(self, now_s: float) -> tuple[list[Work], int]:
+        """As `_first_line` and `_take`, where all that waits is alike; nothing where it is not, or all is over."""
+        if len(self._lines) == 1 and not (self._odd_rows or self.max_queue_delay_s):
+            (line,) = self._lines.values()
+            if not line[HIGH] and not line[LOW]:
+                return self._take(line, now_s)
+        return [], 0
+
     def _take(self, line: _Line, now_s: float) -> tuple[list[Work], int]:
         """Live work in its order, up to `max_batch_size` rows; larger work runs alone."""
         works: list[Work] = []
         rows = 0
-        most_s, latest_s = _NEVER_S, now_s + self._tight_s
+        most_s, latest_s, most_rows = _NEVER_S, now_s + self._tight_s, self.max_batch_size
+        if not self._odd_rows:
+            only = line[NORMAL]
+            while only:
+                work = only[0]
+                if work.deadline_s <= latest_s or work.state is not _QUEUED:
+                    break  # to be looked at more closely, with all that follows
+                more_rows = rows + work.rows
+                if more_rows > most_rows and works:
+                    return works, rows
+                only.popleft()
+                work.state = _RUNNING
+                works.append(work)
+                rows = more_rows
+            else:
+                return works, rows
         while True:
             queue, until_s = _ahead(line) if self._odd_rows else (line[NORMAL], _NEVER_S)
             if not queue:
@@ -372,7 +392,7 @@ class Scheduler:
                     continue
                 if work.arrived_s + behind_s > until_s:
                     break  # work of another priority comes before
-                if works and rows + work.rows > self.max_batch_size:
+                if works and rows + work.rows > most_rows:
                     return works, rows
                 if work.deadline_s < latest_s:
                     self._learn()
@@ -387,7 +407,7 @@ class Scheduler:
                 if works and most_s < _NEVER_S and self._pace.run_s(rows + work.rows) * _MARGIN > most_s:
                     return works, rows
                 queue.popleft()
-                work.state = State.RUNNING
+                work.state = _RUNNING
                 if priority != NORMAL:
                     self._rows_of[priority] -= work.rows
                     self._odd_rows -= work.rows
@@ -406,7 +426,7 @@ class Scheduler:
     def _begun(self, works: list[Work], rows: int, now_s: float) -> Batch:
         self.running += 1
         self._begun_s, self._begun_rows = now_s, rows
-        return Batch(works, rows, self._bucket(rows), now_s)
+        return Batch(works, rows, self._bucket(rows) if self.row_buckets else rows, now_s)
 
     def _holds_up(self, work: Work, now_s: float) -> bool:
         """Whether the work has so little time left that its batch would be too short for the others that wait.
