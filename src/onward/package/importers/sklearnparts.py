@@ -122,19 +122,25 @@ def function_types(estimator: Any) -> list[type]:
 
 
 def _ordinal() -> Converter:
-    """Places of categories, with what unknown and missing ones are encoded as: skl2onnx leaves these out."""
+    """Codes of categories, with what infrequent, unknown and missing ones are encoded as: skl2onnx leaves these out."""
     registration = need("skl2onnx.common._registration", _PURPOSE)
 
     def convert(scope: Any, operator: Any, container: Any) -> None:
         encoder = operator.raw_operator
+        rare = encoder._default_to_infrequent_mappings if encoder._infrequent_enabled else []
+        grouped: dict[int, Any] = {place: codes for place, codes in enumerate(rare) if codes is not None}
         if any(np.asarray(categories).dtype.kind != "O" for categories in encoder.categories_):
+            if grouped and len(operator.inputs) != len(encoder.categories_):
+                # skl2onnx takes the codes of one column for those of another
+                raise NotImplementedError("infrequent categories that are numbers, in several columns")
             registration.get_converter("SklearnOrdinalEncoder")(scope, operator, container)
             return
         value = _joined(scope, operator, container)
         unknown = float(encoder.unknown_value) if encoder.handle_unknown == "use_encoded_value" else float("nan")
         columns = []
         for index, categories in enumerate(encoder.categories_):
-            codes = [float(encoder.encoded_missing_value) if category == UNKNOWN_CATEGORY else float(place)
+            places = grouped.get(index, range(len(categories)))
+            codes = [float(encoder.encoded_missing_value) if category == UNKNOWN_CATEGORY else float(places[place])
                      for place, category in enumerate(categories)]  # fmt: skip
             at = str(scope.get_unique_variable_name("ordinal_index"))
             container.add_initializer(at, 7, [1], [index])

@@ -154,6 +154,34 @@ def test_an_unknown_category_is_answered_as_the_original_does(tmp_path: Path) ->
     np.testing.assert_allclose(answer.tensors["probabilities"], expected, atol=1e-5)
 
 
+RARE = FRAME.assign(
+    job=[*"aaaäää", *[np.nan] * 3, *["b", "c"] * (ROWS // 2 - 5), "c"],
+    city=GAPS["city"],
+)
+
+
+@pytest.mark.parametrize("options", [{"min_frequency": 10}, {"max_categories": 3}], ids=str)
+def test_infrequent_categories_that_the_sample_does_not_show_have_one_code(
+    options: dict[str, Any], tmp_path: Path
+) -> None:
+    encoder = OrdinalEncoder(encoded_missing_value=-2, **options)
+    model = make_pipeline(columns((encoder, TEXTS), ("passthrough", ["rate"])), FOREST).fit(
+        RARE, RARE["job"].fillna("?")
+    )
+    package = pack(model, tmp_path / "out", name="m", sample=RARE[6:], run_package=run_package)
+    rows = RARE[["city", "job", "rate"]][:12]
+    items = [{key: value for key, value in row.items() if value == value} for row in rows.to_dict("records")]
+    found = np.concatenate([result.tensors["probabilities"] for result in run_package(package.folder, items)])
+    np.testing.assert_allclose(found, model.predict_proba(RARE[:12]), atol=1e-6)
+
+
+def test_infrequent_numbers_are_refused_where_their_columns_would_be_taken_for_each_other(tmp_path: Path) -> None:
+    rows = np.stack([np.arange(ROWS) % 3, np.maximum(np.arange(ROWS), ROWS - 4)], axis=1)
+    model = make_pipeline(OrdinalEncoder(min_frequency=10), FOREST).fit(rows, CLASSES)
+    with pytest.raises(PackageError, match="infrequent categories that are numbers"):
+        pack(model, tmp_path / "out", name="m", sample=rows[:9])
+
+
 def test_where_missing_is_a_category_an_unknown_one_is_refused_rather_than_taken_for_it(tmp_path: Path) -> None:
     model = copy.deepcopy(PIPELINES["missing one-hot"][0]).fit(GAPS, CLASSES)
     package = pack(model, tmp_path / "out", name="m", sample=GAPS)
