@@ -22,7 +22,7 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from onward.errors import MalformedBody, OnwardError, Overloaded, TooLarge, Unavailable
-from onward.execute.work import NEW, RETURNING
+from onward.execute.work import NEW
 from onward.package.records import Manifest
 from onward.runners.serve.body import encoding_of, pieces_of
 from onward.runners.serve.caller import caller_of
@@ -161,10 +161,10 @@ class LineExchange(Exchange):
 
     def fail(self, error: OnwardError) -> None:
         """Answer with an error; a full queue only makes the line come again, as who sends one request would."""
-        again_s = error.retry_after_s if isinstance(error, Overloaded) else 0.0
-        if again_s and time.monotonic() + again_s < self.give_up_s:
+        if isinstance(error, Overloaded) and time.monotonic() + error.retry_after_s < self.give_up_s:
             self.undecided = None
-            asyncio.get_running_loop().call_later(again_s, self.start_again)
+            self.standing = error.promised_rows
+            asyncio.get_running_loop().call_later(error.retry_after_s, self.start_again)
             return
         super().fail(error)
 
@@ -173,7 +173,6 @@ class LineExchange(Exchange):
         if not self.disconnected:
             left_ms = max((self.give_up_s - time.monotonic()) * 1000, _LEAST_MS)
             self.headers = {**self.headers, b"x-onward-timeout-ms": b"%.3f" % left_ms}
-            self.standing = RETURNING
             self.start()
 
 
