@@ -120,7 +120,7 @@ def _read(text: str, names: Sequence[str], sampled: Sequence[str] | None, where:
     names = names if spaceless == stored or (stored == unnamed and len(names) == len(stored)) else stored
     trees = [_tree(block, number % targets, where) for number, block in enumerate(blocks)]
     link, scale = _LINKS[objective], 1.0
-    if objective == "regression" and "sqrt" in options:
+    if link == "identity" and "sqrt" in options:
         link = "signed_square"
     steep = [option.removeprefix("sigmoid:") for option in options if option.startswith("sigmoid:")]
     if steep and link == "sigmoid":

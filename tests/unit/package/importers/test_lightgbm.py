@@ -75,7 +75,10 @@ def in_this_process(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
         ("multi", {}),
         ("multi", {"objective": "multiclassova"}),
         ("regression", {}),
-        ("regression", {"reg_sqrt": True}),
+        *(
+            ("regression", {"reg_sqrt": True, "objective": objective})
+            for objective in ("regression", "regression_l1", "huber", "fair", "quantile", "mape")
+        ),
         ("regression", {"objective": "gamma"}),
     ],
     ids=str,
