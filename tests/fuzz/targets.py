@@ -195,7 +195,8 @@ def tokenizer(data: bytes) -> None:
     try:
         check_tokenizer(file)
         step = TokenizePreparation(file, text, max_tokens=64, outputs=("ids",))
-        step({"text": "A word, and another. " + "a" * 200})
+        for said in ("A word, and another. " + "a" * 200, "Ünïcöde ﷺ 語 " * 70):
+            step({"text": said})
     except OnwardError:
         pass
 

@@ -80,6 +80,12 @@ _TOKENIZERS = {
         "type": "TemplateProcessing", "single": [{"Sequence": {"id": "A", "type_id": 0}}], "pair": [],
         "special_tokens": {"[X]": {"id": "[X]", "ids": [0] * 100_000, "tokens": ["[UNK]"] * 100_000}},
     }),
+    "around_text": _tokenizer(post_processor={
+        "type": "TemplateProcessing", "single": [{"Sequence": {"id": "A", "type_id": 0}}] * 8, "pair": [],
+        "special_tokens": {},
+    }),
+    "untyped": _tokenizer(normalizer={"pattern": {"String": "a"}, "content": "a" * 1_000_000}),
+    "bytes": _tokenizer(normalizer=_sequence(*[{"type": "ByteLevel"}] * 24)),
     "deep": b'{"model": {}, "normalizer": ' + b"[" * 1_000_000,
     "text": b"no tokenizer",
     "empty": b"",

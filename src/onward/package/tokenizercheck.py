@@ -27,7 +27,7 @@ MAX_RULE_BYTES = 4 << 20
 MAX_WORD = 1000
 """Characters of a word that are looked up piece by piece, which takes their number squared."""
 MAX_AROUND = 256
-"""Tokens that a template puts around a text."""
+"""Tokens that templates put around a text, all together."""
 MAX_PATTERN = 4096
 
 
@@ -52,7 +52,7 @@ def check_tokenizer(file: Path) -> None:
         if sum(map(len, parts)) > MAX_RULE_BYTES:
             expected = f"at most {MAX_RULE_BYTES} bytes"
             raise PackageError("the tokenizer's rules are too large", where=file.name, expected=expected)
-        rules = list(_rules(*map(msgspec.json.decode, parts)))
+        rules = list(_rules(*map(msgspec.json.decode, parts), where=file.name))
     except OSError as error:
         raise PackageError(f"cannot be read: {error.strerror}", where=file.name) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -60,9 +60,14 @@ def check_tokenizer(file: Path) -> None:
     rules = rules[: MAX_RULES + 1]
     words = [rule for rule in rules if _words_of(rule)]
     growth = _growth_of_words(words)
+    around = 0
     for rule in rules:
         growth *= 1 if rule in words else _growth(rule)
-        _check_rule(rule, file.name)
+        _check_pattern(rule, file.name)
+        around += _around(rule, file.name)
+    if around > MAX_AROUND:
+        expected = f"at most {MAX_AROUND} tokens around a text"
+        raise PackageError("a template is too long", where=file.name, expected=expected, found=str(around))
     if len(rules) > MAX_RULES or growth > MAX_GROWTH:
         expected = f"at most {MAX_RULES} rules that make at most {MAX_GROWTH} bytes of one"
         raise PackageError("the tokenizer's rules blow texts up", where=file.name, expected=expected)
@@ -71,47 +76,59 @@ def check_tokenizer(file: Path) -> None:
         raise PackageError("words may be too long", where=file.name, expected=expected)
 
 
-def _rules(*roots: Any) -> Iterator[dict[str, Any]]:
-    """Every rule of these parts in the order in which they are applied, those inside sequences too."""
-    waiting = [*reversed(roots)]
+def _rules(*roots: Any, where: str) -> Iterator[dict[str, Any]]:
+    """Every rule of these parts in the order in which they are applied, those inside sequences too.
+
+    Raises `PackageError` for a rule of no type, or in another form: the library reads some of these by what they have.
+    """
+    waiting = [root for root in reversed(roots) if root is not None]
     while waiting:
         rule = waiting.pop()
-        if isinstance(rule, list):
-            waiting += reversed(rule)
-        elif isinstance(rule, dict):
-            if isinstance(rule.get("type"), str):
-                yield rule
-            inner = [value for key, value in rule.items() if isinstance(value, list) and key not in _NO_RULES]
-            waiting += reversed(inner)
+        if not isinstance(rule, dict) or not isinstance(rule.get("type"), str):
+            raise PackageError("a rule has no type", where=where, expected='an object with "type"')
+        yield rule
+        for name in _INNER:
+            inner = rule.get(name)
+            waiting += reversed(inner) if isinstance(inner, list) else ()
 
 
 # `\b(?:colour|color)\b`: whole words, of nothing that means something else in an expression.
 _WORDS = re.compile(r"\\b\(\?:([\w' -]+(?:\|[\w' -]+)*)\)\\b")
-_NO_RULES = frozenset({"single", "pair", "special_tokens"})
+# One character or class of them, so often that it is never nothing.
+_SOMETHING = re.compile(r"(?:\\[sdwSDW]|[A-Za-z0-9 ])(?:\+|\{[1-9][0-9]*,\})?")
+_INNER = ("normalizers", "pretokenizers", "processors")
+_UNICODE_GROWTH = {"NFC": 3, "NFD": 3, "NFKC": 11, "NFKD": 11, "BertNormalizer": 3, "Lowercase": 1.5, "ByteLevel": 2}
+"""The most that rules which change single characters make of one of them, in bytes."""
 
 
-def _growth(rule: dict[str, Any]) -> int:
-    """How many bytes the rule makes of one, at most."""
-    kind = rule["type"]
-    if kind == "Replace":  # an expression may match nothing, between any two characters
-        pattern = rule.get("pattern")
-        between = 1 if isinstance(pattern, dict) and ("Regex" in pattern or pattern.get("String") == "") else 0
-        return max(1, len(str(rule.get("content", "")).encode(errors="replace")) + between)
-    if kind == "Prepend":
-        return max(1, len(str(rule.get("prepend", "")).encode(errors="replace")))
-    if kind == "Precompiled":
-        return _longest_piece(rule.get("precompiled_charsmap"))
-    return 1
+def _growth(rule: dict[str, Any]) -> float:
+    """How many bytes the rule makes of one, at most: by what it has, which the library goes by where types mislead."""
+    growth: float = _UNICODE_GROWTH.get(rule["type"], 1)
+    pattern = rule.get("pattern")
+    if isinstance(pattern, dict):
+        content = len(str(rule.get("content", "")).encode(errors="replace"))
+        growth = max(growth, content + _matches_nothing(pattern))
+    growth = max(growth, len(str(rule.get("prepend", "")).encode(errors="replace")))
+    if "precompiled_charsmap" in rule:
+        growth = max(growth, _longest_piece(rule["precompiled_charsmap"]))
+    return growth
+
+
+def _matches_nothing(pattern: dict[str, Any]) -> bool:
+    """Whether a pattern may be found between any two characters, where it takes the place of none."""
+    if "Regex" in pattern:
+        return _SOMETHING.fullmatch(str(pattern["Regex"])) is None
+    return pattern.get("String") == ""
 
 
 def _words_of(rule: dict[str, Any]) -> list[str]:
     """The words that a rule replaces by others, where it is of that kind: spellings, say, or abbreviations."""
-    pattern = rule.get("pattern") if rule["type"] == "Replace" else None
+    pattern = rule.get("pattern") if "content" in rule else None
     found = _WORDS.fullmatch(str(pattern.get("Regex", ""))) if isinstance(pattern, dict) else None
     return found[1].split("|") if found else []
 
 
-def _growth_of_words(rules: list[dict[str, Any]]) -> int:
+def _growth_of_words(rules: list[dict[str, Any]]) -> float:
     """How many bytes such rules make of one, at most: what one of them writes, a later one may replace in turn."""
     patterns = [re.compile(rule["pattern"]["Regex"]) for rule in rules]
     contents = [str(rule.get("content", "")) for rule in rules]
@@ -138,15 +155,37 @@ def _longest_piece(charsmap: Any) -> int:
     return max(map(len, data[4 + size :].split(b"\0")), default=1) or 1
 
 
-def _check_rule(rule: dict[str, Any], where: str) -> None:
+def _check_pattern(rule: dict[str, Any], where: str) -> None:
     pattern = rule.get("pattern")
     text = next(iter(pattern.values()), "") if isinstance(pattern, dict) else pattern
     if isinstance(text, str) and len(text) > MAX_PATTERN:
         raise PackageError("a pattern is too long", where=where, expected=f"at most {MAX_PATTERN} characters")
-    around = [rule.get("single"), rule.get("pair")]
-    tokens = rule.get("special_tokens")
-    if isinstance(tokens, dict):
-        around += [one.get("ids") for one in tokens.values() if isinstance(one, dict)]
-    if any(isinstance(one, list) and len(one) > MAX_AROUND for one in around):
-        expected = f"at most {MAX_AROUND} tokens around a text"
-        raise PackageError("a template is too long", where=where, expected=expected)
+
+
+def _around(rule: dict[str, Any], where: str) -> int:
+    """How many tokens the rule puts around a text.
+
+    A template takes the text at most once: of one that is cut, the library makes every combination of all its parts.
+    """
+    single, tokens = rule.get("single"), rule.get("special_tokens")
+    if single is None and tokens is None:
+        return 0
+    expected = "at most one text, and special tokens as objects"
+    if not isinstance(single, list) or not isinstance(tokens, dict):
+        raise PackageError("not a template", where=where, expected=expected)
+    pair = rule.get("pair")
+    if max(len(single), len(pair) if isinstance(pair, list) else 0) > MAX_AROUND + 1:
+        raise PackageError("a template is too long", where=where, expected=f"at most {MAX_AROUND} tokens around a text")
+    sizes: dict[Any, int] = {}
+    for name, token in tokens.items():
+        ids = token.get("ids") if isinstance(token, dict) else None
+        if not isinstance(ids, list):
+            raise PackageError("not a template", where=where, expected=expected)
+        sizes[name] = len(ids)
+    special = [piece["SpecialToken"] for piece in single if isinstance(piece, dict) and "SpecialToken" in piece]
+    if len(single) - len(special) > 1:
+        raise PackageError("a template repeats the text", where=where, expected=expected)
+    names = [str(one.get("id")) if isinstance(one, dict) else "" for one in special]
+    if not sizes.keys() >= set(names):
+        raise PackageError("not a template", where=where, expected=expected)
+    return max(sum(sizes[name] for name in names), sum(sizes.values()))
