@@ -21,6 +21,7 @@ from onward.package.importers.forest import ZERO, Forest, Leaf, Link, Member, No
 from onward.package.importers.treemodel import (
     TreeColumn,
     TreeModel,
+    check_sizes,
     draft_of_trees,
     frame_of_model,
     named_classes,
@@ -115,6 +116,7 @@ def _read(text: str, names: Sequence[str], sampled: Sequence[str] | None, where:
         raise PackageError(f"no graph is written for objective {objective}", where=where, expected=", ".join(_LINKS))
     targets = int(head["num_tree_per_iteration"])
     stored = head["feature_names"].split(" ")
+    check_sizes(len(stored), targets, len(blocks), where)
     spaceless = [name.replace(" ", "_") for name in names]
     unnamed = [f"Column_{index}" for index in range(len(stored))]
     names = names if spaceless == stored or (stored == unnamed and len(names) == len(stored)) else stored

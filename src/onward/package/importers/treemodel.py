@@ -22,6 +22,10 @@ from onward.package.records import PackageInfo
 from onward.types import Array
 
 PROBES = 1024
+MOST_FEATURES = 1 << 20
+MOST_COLUMNS = 1 << 16
+"""Of the features of trees, those that are inputs of a package of their own."""
+_MOST_PROBED = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,8 +88,24 @@ def draft_of_trees(
     return draft_of_table(info, frame, original, conversions, unknown=unknown, tolerance=tolerance)
 
 
+def check_sizes(features: int, targets: int, trees: int, where: str) -> None:
+    """Raise `PackageError` for sizes that a file claims beyond reason, before anything is made of such a size."""
+    if not 0 <= features <= MOST_FEATURES:
+        raise PackageError("a model of too many features", where=where, expected=f"at most {MOST_FEATURES}",
+                           found=str(features)[:20])  # fmt: skip
+    if not 1 <= targets <= max(trees, 1):
+        raise PackageError("a model of fewer trees than classes or targets", where=where,
+                           expected=f"at most {trees}", found=str(targets)[:20])  # fmt: skip
+
+
 def frame_of_model(model: TreeModel, sample: Any = None) -> Frame:
-    """The sample as the model's columns, or rows made of its trees where there is none."""
+    """The sample as the model's columns, or rows made of its trees where there is none.
+
+    Raises `PackageError` for more columns than a package takes, `UsageError` for a sample of other columns.
+    """
+    if len(model.columns) > MOST_COLUMNS:
+        raise PackageError("a model of too many columns", expected=f"at most {MOST_COLUMNS} inputs",
+                           found=str(len(model.columns)))  # fmt: skip
     if sample is None:
         return Frame(columns=tuple(_probes(model)), is_named=True)
     categories = {column.name: column.categories for column in model.columns if column.categories}
@@ -127,13 +147,14 @@ def named_classes(found: int, labels: Path | None) -> tuple[str, ...]:
 def _probes(model: TreeModel) -> list[Column]:
     """Rows spread over the thresholds of every column."""
     random = np.random.default_rng(0)
+    rows = min(PROBES, max(1, _MOST_PROBED // max(1, len(model.columns))))
     by_feature = thresholds(model.forest)
     columns = []
     for feature, column in enumerate(model.columns):
         pool = _pool(column, by_feature.get(feature, np.zeros(1, np.float32)))
-        values: list[Any] = [pool[index] for index in random.integers(0, len(pool), PROBES)]
+        values: list[Any] = [pool[index] for index in random.integers(0, len(pool), rows)]
         if column.optional:
-            missing = np.flatnonzero(random.random(PROBES) < 0.1)
+            missing = np.flatnonzero(random.random(rows) < 0.1)
             for row in missing:
                 values[row] = None
         columns.append(Column(name=column.name, kind=column.kind, values=tuple(values), categories=column.categories))

@@ -25,6 +25,7 @@ from onward.package.importers.tabular import Original
 from onward.package.importers.treemodel import (
     TreeColumn,
     TreeModel,
+    check_sizes,
     draft_of_trees,
     frame_of_model,
     named_classes,
@@ -149,6 +150,7 @@ def _read(
         raise PackageError(f"booster {booster['name']} has no trees", where=where, expected="gbtree or dart")
     ensemble = booster["model"]
     targets = max(1, int(parameters["num_class"]), int(parameters.get("num_target", 1)))
+    check_sizes(int(parameters["num_feature"]), targets, len(ensemble["trees"]), where)
     kept = _trees_kept(learner, ensemble)
     trees = [
         _tree(tree, int(target), 1.0 if weights is None else float(weights[index]), where)

@@ -175,6 +175,8 @@ def text() -> str:
         ("end of trees", "", "not a LightGBM model"),
         ("num_tree_per_iteration=1", "", "not a LightGBM model"),
         ("feature_infos=", "feature_infos=[0:1] ", "not a LightGBM model"),
+        ("num_tree_per_iteration=1", "num_tree_per_iteration=16", "fewer trees than classes"),
+        ("num_tree_per_iteration=1", "num_tree_per_iteration=-1", "fewer trees than classes"),
     ],
 )
 def test_what_a_text_does_not_say_is_refused(old: str, new: str, problem: str, text: str) -> None:

@@ -186,6 +186,8 @@ def test_a_number_that_stands_for_missing_is_refused(tmp_path: Path) -> None:
             "several targets",
         ),
         (("learner", "learner_model_param"), [], "not an XGBoost model"),
+        (("learner", "learner_model_param", "num_feature"), "1048577", "too many features"),
+        (("learner", "learner_model_param", "num_class"), "3", "fewer trees than classes"),
     ],
 )
 def test_what_a_file_does_not_say_is_refused(path: tuple[Any, ...], value: Any, problem: str) -> None:
@@ -198,6 +200,16 @@ def test_what_a_file_does_not_say_is_refused(path: tuple[Any, ...], value: Any, 
     place[path[-1]] = value
     with pytest.raises(PackageError, match=problem):
         read_xgboost(document)
+
+
+def test_more_columns_than_a_package_takes_are_refused_before_rows_of_them_are_made(tmp_path: Path) -> None:
+    rows = np.random.default_rng(1).normal(size=(50, 3))
+    booster = xgboost.train({"nthread": 1}, xgboost.DMatrix(rows, rows[:, 0]), 2)
+    document = json.loads(bytes(booster.save_raw("json")))
+    document["learner"]["learner_model_param"]["num_feature"] = "65537"
+    (tmp_path / "model.json").write_text(json.dumps(document))
+    with pytest.raises(PackageError, match="too many columns; expected at most 65536 inputs"):
+        pack(tmp_path / "model.json", tmp_path / "out")
 
 
 def test_sets_of_categories_that_lie_upon_each_other_are_refused() -> None:
