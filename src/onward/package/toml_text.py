@@ -13,14 +13,16 @@ MAX_KEY_PARTS = 16
 MAX_WORD_LENGTH = 1024
 """Characters of a number or bare key."""
 
-# Strings and comments; a quote that begins a string without an end comes last.
+# Strings and comments. What begins a string without an end ends the search: three quotes, too, which would otherwise be
+# an empty string and one more beginning, and each time they are there the text would be looked through to its end.
 _APART = re.compile(
     r'"""(?:[^"\\]|\\.|"(?!""))*+"{3,5}'
     r"|'''(?:[^']|'(?!''))*+'{3,5}"
+    r"|(?P<open>\"{3}|'{3})"
     r'|"(?:[^"\\\n]|\\.)*+"'
     r"|'[^'\n]*+'"
     r"|#[^\n]*+"
-    r"|(?P<open>[\"'])",
+    r"|(?P<alone>[\"'])",
     re.DOTALL,
 )
 # Both begin where a word does: looked for from every character on, they would be what they are against.
@@ -49,7 +51,7 @@ def _without_strings(text: str) -> str:
     start = 0
     for found in _APART.finditer(text):
         pieces.append(text[start : found.start()])
-        if found["open"] is not None:
+        if found.lastgroup is not None:
             return "".join(pieces)  # tomllib says where it is; it does not read on either
         pieces.append("" if found[0].startswith("#") else "S")
         start = found.end()
