@@ -28,6 +28,7 @@ _log = logging.getLogger("onward.serve")
 _MODULE = "onward.runners.serve.workers.worker"
 _FIRST_DELAY_S = 0.25
 _LONGEST_DELAY_S = 15.0
+_DOUBLINGS = 6  # to the longest
 _STEADY_S = 30.0  # who has lived as long has not died "again"
 _SILENT_S = 60.0  # how long a worker may say nothing before it counts as stuck
 _LOOK_S = 1.0
@@ -98,6 +99,7 @@ class Crew:
         self._ready = False
         self._was_ready = False
         self._stopping = False
+        self._told_to_stop = asyncio.Event()
         self._ever_spoke = False
         self._cores = max(cores() / self.size, 0.01)
 
@@ -112,60 +114,78 @@ class Crew:
 
     async def run(self) -> None:
         """Keep every slot occupied until `stop`. Raises `Unavailable` where no worker ever gets as far as to speak."""
-        async with asyncio.TaskGroup() as group:
-            for slot in range(self.size):
-                group.create_task(self._keep(slot))
-            group.create_task(self._watch())
+        try:
+            async with asyncio.TaskGroup() as group:
+                for slot in range(self.size):
+                    group.create_task(self._keep(slot))
+                group.create_task(self._watch())
+        except ExceptionGroup as group:
+            raise group.exceptions[0] from group
 
     async def _keep(self, slot: int) -> None:
         failures = 0
         while not self._stopping:
-            member = await self._start(slot)
-            code = await member.process.wait()
-            if member.reading is not None:
-                await asyncio.wait([member.reading], timeout=_LOOK_S)  # what it said last counts
-            lived_s = time.monotonic() - member.started_s
-            self._ever_spoke = self._ever_spoke or member.spoke
-            self.members[slot] = None
-            member.leave()
-            self._ended(member)
-            self.arrange()
+            begun_s = time.monotonic()
+            try:
+                how = await self._last_of(await self._start(slot))
+                at_once = True
+            except OSError as error:  # no memory, process or file is left at this moment; at another one there may be
+                how, at_once = f"could not be started: {error}", False
             if self._stopping:
                 return
-            failures = 1 if lived_s >= _STEADY_S else failures + 1
+            failures = 1 if time.monotonic() - begun_s >= _STEADY_S else failures + 1
             if failures >= _MOST_FALSE_STARTS and not self._ever_spoke:
                 raise Unavailable("the workers end before they serve; the log says why")
-            delay_s = 0.0 if failures == 1 else min(_FIRST_DELAY_S * 2 ** (failures - 2), _LONGEST_DELAY_S)
-            how = f"by {signal.Signals(-code).name}" if code < 0 else f"with {code}"
-            _log.error("worker %d (pid %d) has ended %s; another one starts in %.2g s",
-                       slot, member.process.pid, how, delay_s)  # fmt: skip
-            self.replaced += 1
-            await asyncio.sleep(delay_s)
+            delay_s = min(_FIRST_DELAY_S * 2 ** min(max(failures - 2, 0), _DOUBLINGS), _LONGEST_DELAY_S)
+            if failures == 1 and at_once:
+                delay_s = 0.0
+            _log.error("worker %d %s; another one starts in %.2g s", slot, how, delay_s)
+            await self._pause(delay_s)
+
+    async def _last_of(self, member: Member) -> str:
+        """Wait for the end of a worker; how it ended."""
+        code = await member.process.wait()
+        if member.reading is not None:
+            await asyncio.wait([member.reading], timeout=_LOOK_S)  # what it said last counts
+        self._ever_spoke = self._ever_spoke or member.spoke
+        self.members[member.slot] = None
+        member.leave()
+        self._ended(member)
+        self.replaced += not self._stopping
+        self.arrange()
+        ended = f"by {signal.Signals(-code).name}" if code < 0 else f"with {code}"
+        return f"(pid {member.process.pid}) has ended {ended}"
+
+    async def _pause(self, delay_s: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._told_to_stop.wait(), delay_s)
 
     async def _start(self, slot: int) -> Member:
-        ours, theirs = socket.socketpair()
-        lifeline_read, lifeline_write = os.pipe()
-        listening = [one.fileno() for of_slot in self._sockets for one in of_slot]
-        descriptors = {theirs.fileno(), lifeline_read, self._turns, *listening}
-        with theirs:
-            try:
-                process = await asyncio.create_subprocess_exec(
-                    sys.executable, "-m", _MODULE, str(theirs.fileno()), str(lifeline_read),
-                    stdin=asyncio.subprocess.DEVNULL,
-                    pass_fds=tuple(descriptors),
-                    env={**os.environ, CORES: f"{self._cores:g}"},
-                )  # fmt: skip
-            finally:
-                os.close(lifeline_read)
-        member = Member(slot, next(self._numbers), process, lifeline_write)
-
-        async def handle(message: Message) -> Message | None:
-            return await self._hear(member, message)
-
-        member.link = await Link.over(ours, handle)
+        """Start a worker, and tell it to begin. Raises `OSError` where there is nothing to start one with."""
+        with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
+            near, far = socket.socketpair()
+            ours.callback(near.close)
+            theirs.callback(far.close)
+            lifeline_read, lifeline_write = os.pipe()
+            ours.callback(os.close, lifeline_write)
+            theirs.callback(os.close, lifeline_read)
+            listening = [one.fileno() for of_slot in self._sockets for one in of_slot]
+            descriptors = {far.fileno(), lifeline_read, self._turns, *listening}
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", _MODULE, str(far.fileno()), str(lifeline_read),
+                stdin=asyncio.subprocess.DEVNULL,
+                pass_fds=tuple(descriptors),
+                env={**os.environ, CORES: f"{self._cores:g}"},
+            )  # fmt: skip
+            member = Member(slot, next(self._numbers), process, lifeline_write)
+            member.link = await Link.over(near, lambda message: self._hear(member, message))
+            ours.pop_all()
         self.members[slot] = member
-        member.link.tell(self._begin(slot))  # not before: what is desired may change while a process starts
-        member.link.tell(Readiness(ready=self._ready))
+        if self._stopping:  # told to stop meanwhile: this one has nothing to drain, and its sockets may be closed
+            member.kill()
+        else:
+            member.link.tell(self._begin(slot))  # not before: what is desired may change while a process starts
+            member.link.tell(Readiness(ready=self._ready))
         member.reading = asyncio.create_task(member.link.run())
         member.reading.add_done_callback(lambda _: self.arrange())
         self.arrange()
@@ -253,7 +273,7 @@ class Crew:
 
     def stop(self, grace_s: float) -> None:
         """Have every worker drain, and replace none any more; `run` ends with the last of them."""
-        self._stopping = True
+        self._no_more()
         for member in self.members:
             if member is not None and member.link is not None:
                 member.link.tell(Stop(grace_s=grace_s, for_good=True))
@@ -261,7 +281,11 @@ class Crew:
 
     def kill(self) -> None:
         """End all of them at once."""
-        self._stopping = True
+        self._no_more()
         for member in self.members:
             if member is not None:
                 member.kill()
+
+    def _no_more(self) -> None:
+        self._stopping = True
+        self._told_to_stop.set()

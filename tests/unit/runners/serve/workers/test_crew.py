@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -86,6 +88,115 @@ def say(crew: Crew, slot: int, state: State) -> None:
 
 def slots(heard: list[Heard]) -> list[Any]:
     return [(one.last(Listen) or Listen(slots=())).slots for one in heard]
+
+
+class Process:
+    """One that lives until it is killed."""
+
+    pid = 4711
+
+    def __init__(self) -> None:
+        self.ended = asyncio.Event()
+
+    def kill(self) -> None:
+        self.ended.set()
+
+    async def wait(self) -> int:
+        await self.ended.wait()
+        return -9
+
+
+def starting(
+    monkeypatch: pytest.MonkeyPatch, start: Callable[[], Awaitable[Process]], *, delay_s: float = 0.001
+) -> tuple[Crew, list[int]]:
+    """A crew of one whose process is started like that, and the slots that were told to begin."""
+    begun: list[int] = []
+
+    async def start_process(*arguments: object, **named: object) -> Process:
+        return await start()
+
+    async def handle(member: Member, message: Message) -> Message | None:
+        return None
+
+    def begin(slot: int) -> Message:
+        begun.append(slot)
+        return Stop(grace_s=0.0, for_good=True)
+
+    monkeypatch.setattr("asyncio.create_subprocess_exec", start_process)
+    monkeypatch.setattr("onward.runners.serve.workers.crew._FIRST_DELAY_S", delay_s)
+    monkeypatch.setattr("onward.runners.serve.workers.crew._LOOK_S", 0.01)
+    crew = Crew(
+        [[]], 0, shared=False, begin=begin, handle=handle,  # type: ignore[arg-type]
+        changed=lambda: None, ended=lambda member: None,
+    )  # fmt: skip
+    return crew, begun
+
+
+def open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+async def test_a_worker_that_cannot_be_started_at_one_moment_is_started_at_another(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    full = [OSError(errno.EMFILE, "too many open files"), BlockingIOError(errno.EAGAIN, "no more processes")]
+    files: list[int] = []
+
+    async def start() -> Process:
+        files.append(open_files())
+        if full:
+            raise full.pop(0)
+        return Process()
+
+    crew, begun = starting(monkeypatch, start)
+    running = asyncio.create_task(crew.run())
+    while not begun and not running.done():
+        await asyncio.sleep(0.001)
+    assert len({*files}) == 1, "the tries before left files open"
+    assert caplog.text.count("could not be started") == 2
+    crew.kill()
+    await asyncio.wait_for(running, 5)
+
+
+async def test_where_no_worker_can_ever_be_started_the_server_says_that_it_is_unavailable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def start() -> Process:
+        raise OSError(errno.ENOMEM, "out of memory")
+
+    crew, begun = starting(monkeypatch, start)
+    with pytest.raises(Unavailable, match="the log says why"):
+        await asyncio.wait_for(crew.run(), 5)
+    assert begun == []
+
+
+async def test_who_pauses_before_the_next_start_hears_that_there_will_be_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = asyncio.Event()
+
+    async def start() -> Process:
+        tried.set()
+        raise OSError(errno.EMFILE, "too many open files")
+
+    crew, _ = starting(monkeypatch, start, delay_s=15.0)
+    running = asyncio.create_task(crew.run())
+    await tried.wait()
+    await asyncio.sleep(0.02)
+    crew.stop(0.0)
+    await asyncio.wait_for(running, 2)
+
+
+async def test_a_worker_that_starts_while_the_server_is_told_to_stop_does_not_begin(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    process = Process()
+
+    async def start() -> Process:
+        crew.stop(0.0)
+        return process
+
+    crew, begun = starting(monkeypatch, start)
+    await asyncio.wait_for(crew.run(), 2)
+    assert begun == [] and process.ended.is_set()
 
 
 def test_at_the_start_all_accept_to_say_that_they_are_not_ready_and_are_once_all_have_loaded() -> None:
