@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -16,7 +18,7 @@ import pytest
 
 from onward.testing import tiny_package
 from tests.acceptance.calling import Callers, workers, workers_of
-from tests.acceptance.conftest import STOP_TIMEOUT_S, Server, serving
+from tests.acceptance.conftest import STOP_TIMEOUT_S, Server, serving, start
 
 CALLERS = 16
 REPLACED_WITHIN_S = 5.0
@@ -144,6 +146,49 @@ async def test_a_file_whose_name_is_no_text_makes_one_version_fail_and_harms_no_
         os.rename(tiny_package(tmp_path / "newest", version="3.0.0"), root / "tiny" / "3.0.0")
         await until(lambda: ("3.0.0", "ready") in listed(), 10)
         assert "Traceback" not in server.log()
+
+
+@pytest.mark.long
+async def test_connections_that_say_nothing_do_not_keep_a_worker_from_being_replaced(tmp_path: Path) -> None:
+    tiny_package(tmp_path / "tiny" / "1.0.0")
+    with serving(tmp_path, "--workers", "2", files=128) as server, contextlib.ExitStack() as idle:
+        pids = [one["pid"] for one in workers(server)]
+        port = int(server.admin_url.rpartition(":")[2])
+        for _ in range(200):
+            idle.enter_context(socket.create_connection(("127.0.0.1", port), timeout=5))
+        await asyncio.sleep(0.5)
+        os.kill(pids[0], signal.SIGKILL)
+        await until(lambda: not is_running(pids[0]), 5)
+        await asyncio.sleep(1)
+        idle.close()
+        await until(lambda: all_ready(server, pids[0]), 20)
+
+
+async def test_who_is_told_to_stop_twice_ends_at_once_and_leaves_no_weights_behind(tmp_path: Path) -> None:
+    tiny_package(tmp_path / "repository" / "tiny" / "1.0.0")
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    options = ("--workers", "2", "--drain-grace", "60")
+    running = start(tmp_path / "repository", *options, environment={"TMPDIR": str(folder)})
+    try:
+        await until(lambda: list(folder.glob("onward-weights-*")), 20)
+        await until(lambda: is_listening(running), 20)
+        running.process.send_signal(signal.SIGTERM)
+        await until(lambda: "draining" in running.log(), 10)
+        running.process.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(running.process.wait, 10) == 0
+        assert list(folder.glob("onward-weights-*")) == []
+    finally:
+        running.process.kill()
+        running.process.wait()
+        running.log_file.unlink()
+
+
+def is_listening(server: Server) -> bool:
+    """Whether the admin port answers: by then, signals are heard."""
+    with contextlib.suppress(httpx.TransportError):
+        return httpx.get(server.admin_url + "/admin/workers").status_code == 200
+    return False
 
 
 async def test_the_workers_of_a_supervisor_that_is_killed_finish_and_free_the_port(tmp_path: Path) -> None:

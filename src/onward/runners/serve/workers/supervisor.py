@@ -10,11 +10,9 @@ import asyncio
 import logging
 import os
 import secrets
-import shutil
 import signal
 import socket
 import sys
-import tempfile
 
 import uvloop
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -22,6 +20,8 @@ from prometheus_client.registry import CollectorRegistry
 
 from onward.errors import UsageError
 from onward.runners.serve.activation import notify
+from onward.runners.serve.connection import PatientProtocol
+from onward.runners.serve.descriptors import most_connections, raise_limit
 from onward.runners.serve.options import ServeOptions
 from onward.runners.serve.policies import Policies
 from onward.runners.serve.process import HttpServer, config, decision_options
@@ -32,6 +32,7 @@ from onward.runners.serve.workers.listening import listen_on
 from onward.runners.serve.workers.rollout import Rollout
 from onward.runners.serve.workers.totals import Totals
 from onward.runners.serve.workers.turns import turns_file
+from onward.runners.serve.workers.weights_folder import WeightsFolder, new_folder
 from onward.telemetry import DecisionCollector
 
 _log = logging.getLogger("onward.serve")
@@ -48,6 +49,7 @@ def supervise(options: ServeOptions, handed: socket.socket | None) -> None:
             where="--store",
             expected="sqlite:/// or postgresql://",
         )
+    raise_limit()
     admin = listen_on("127.0.0.1", options.admin_port, 1)[0]
     if handed is not None:
         sockets = [[handed]] * options.workers
@@ -56,13 +58,9 @@ def supervise(options: ServeOptions, handed: socket.socket | None) -> None:
     uvloop.run(Supervisor(options, sockets, shared=handed is not None).run(admin))
 
 
-def _folder_of_weights() -> str:
-    """A new folder for the weights that the workers share; "" where none can be made."""
-    try:
-        return tempfile.mkdtemp(prefix="onward-weights-")
-    except OSError as error:
-        _log.warning("each worker has weights of its own: %s", error)
-        return ""
+def _protocol() -> type[PatientProtocol]:
+    """What the admin port speaks: never on so many connections that no file is left to start a worker with."""
+    return type("AdminProtocol", (PatientProtocol,), {"most_connections": most_connections()})
 
 
 class Supervisor:
@@ -74,13 +72,20 @@ class Supervisor:
         self._shared = shared
         self._secret = secrets.token_bytes(32)
         self._turns = turns_file()
-        self._weights = _folder_of_weights()
+        self._weights: WeightsFolder | None = None
         self._rollout = Rollout()
         self._told_ready = False
         self._stopping = False
 
     async def run(self, admin_sockets: list[socket.socket]) -> None:
         """Serve until told to stop."""
+        self._weights = new_folder()
+        try:
+            await self._serve(admin_sockets)
+        finally:
+            self._remove_weights()
+
+    async def _serve(self, admin_sockets: list[socket.socket]) -> None:
         options = self._options
         self._policies = Policies(decision_options(options))
         own = CollectorRegistry(auto_describe=False)
@@ -91,7 +96,7 @@ class Supervisor:
             changed=self._changed, ended=lambda member: self._totals.retire(member.number),
         )  # fmt: skip
         app = make_workers_admin(self._crew, self._rollout, self._totals)
-        self._admin = HttpServer(config(app, options, options.admin_port, host="127.0.0.1"))
+        self._admin = HttpServer(config(app, options, options.admin_port, host="127.0.0.1", http=_protocol()))
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop, number)
@@ -104,8 +109,6 @@ class Supervisor:
             watching.cancel()
             self._admin.should_exit = True
             await serving
-            if self._weights:
-                shutil.rmtree(self._weights, ignore_errors=True)
             await self._policies.close()
         _log.info("every worker has ended; bye")
 
@@ -113,7 +116,7 @@ class Supervisor:
         sockets = tuple(tuple(one.fileno() for one in of_slot) for of_slot in self._sockets)
         return Begin(
             options=self._options, slot=slot, sockets=sockets, turns=self._turns, secret=self._secret,
-            weights=self._weights, desired=self._rollout.desired(self._crew),
+            weights=str(self._weights.path) if self._weights else "", desired=self._rollout.desired(self._crew),
         )  # fmt: skip
 
     async def _watch(self) -> None:
@@ -147,6 +150,7 @@ class Supervisor:
         if self._stopping:
             _log.warning("%s again: ending at once", number.name)
             self._crew.kill()
+            self._remove_weights()
             logging.shutdown()
             os._exit(0)
         self._stopping = True
@@ -157,6 +161,10 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         loop.call_later(options.drain_grace_s, self._let_go)
         loop.call_later(options.drain_grace_s + 2 * options.drain_timeout_s + _MARGIN_S, self._crew.kill)
+
+    def _remove_weights(self) -> None:
+        if self._weights is not None:
+            self._weights.remove()
 
     def _let_go(self) -> None:
         for of_slot in self._sockets:

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import shutil
 import signal
 import socket
 import sys
@@ -18,6 +17,7 @@ import threading
 import time
 from functools import partial
 from itertools import chain
+from pathlib import Path
 
 import uvloop
 
@@ -52,6 +52,7 @@ from onward.runners.serve.workers.link import Link
 from onward.runners.serve.workers.listening import SharedServer
 from onward.runners.serve.workers.totals import families_of
 from onward.runners.serve.workers.turns import Turns
+from onward.runners.serve.workers.weights_folder import WeightsFolder
 from onward.unpickling import refuse_unpickling
 
 _log = logging.getLogger("onward.serve")
@@ -91,8 +92,8 @@ async def _work(channel: socket.socket, lifeline: int) -> None:
     threading.Thread(target=_end_after, args=(lifeline, worker.longest_drain_s), name="lifeline", daemon=True).start()
     reading.add_done_callback(lambda _: worker.stop(0.0, for_good=True))
     await worker.run()
-    if not link.is_open and begun.result().weights:  # the supervisor, which would remove it, was killed
-        shutil.rmtree(begun.result().weights, ignore_errors=True)
+    if not link.is_open:
+        worker.remove_weights()  # the supervisor, which would do so, was killed
     link.close()
     await reading
 
@@ -103,6 +104,14 @@ def _end_after(lifeline: int, limit_s: float) -> None:
         os.read(lifeline, 1)
     time.sleep(limit_s)
     os._exit(1)
+
+
+def _weights_folder(path: str) -> WeightsFolder | None:
+    try:
+        return WeightsFolder(Path(path)) if path else None
+    except OSError as error:
+        _log.warning("this worker has weights of its own: %s", error)
+        return None
 
 
 class Worker:
@@ -117,7 +126,8 @@ class Worker:
         self._loop = asyncio.get_running_loop()
         self._grace_s = options.drain_grace_s
         self._stopping = False
-        if begin.weights:
+        self._weights = _weights_folder(begin.weights)
+        if self._weights is not None:
             os.environ[WEIGHTS] = begin.weights
         self._turns = Turns(begin.turns)
         os.close(begin.turns)
@@ -185,6 +195,11 @@ class Worker:
         self._models.stop_accepting()
         self._tell_state()
         self._loop.call_later(grace_s, partial(self._server.let_go, for_good=for_good and not self._handed))
+
+    def remove_weights(self) -> None:
+        """Remove what the workers share; whoever still uses it has it until its end."""
+        if self._weights is not None:
+            self._weights.remove()
 
     async def _load(self) -> None:
         await self._process.load()
