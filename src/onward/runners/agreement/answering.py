@@ -88,7 +88,7 @@ def _job(package: Path, items: Sequence[Item], place: Path, engine: str) -> list
     if engine == "ray":  # whose workers begin anywhere in the input
         source = _as_parquet(source)
     options = ["--no-decide", *(("--engine", engine) if engine != "local" else ())]
-    _run([sys.executable, "-m", "onward", "batch", str(package), str(source), str(output), *options])
+    _run(["batch", str(package), str(source), str(output), *options])
     answers: list[Answer] = [{}] * len(items)
     for line in output.read_bytes().splitlines():
         answer = msgspec.json.decode(line)
@@ -128,7 +128,8 @@ def _posted(connection: http.client.HTTPConnection, name: str, body: bytes) -> A
 
 
 def _run(argv: Sequence[str]) -> str:
-    made = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    own = [sys.executable, "-P", "-m", "onward"]  # -P: no modules of the current folder
+    made = subprocess.run([*own, *argv], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     if made.returncode:
-        raise ExecutionError(f"{argv[2]} {argv[3]} failed: {made.stderr.strip()[-1000:]}")
+        raise ExecutionError(f"onward {argv[0]} failed: {made.stderr.strip()[-1000:]}")
     return made.stdout

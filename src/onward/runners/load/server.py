@@ -39,8 +39,8 @@ def local_server(package: Path, place: Path, *, verified: bool = False) -> Itera
     with the end of its log where it does not get ready.
     """
     port, admin_port = _free_ports()
-    argv = [sys.executable, "-m", "onward", "serve", str(package), "--port", str(port), "--admin-port", str(admin_port)]
-    argv += ["--watch-interval", "0", "--no-relay"]
+    argv = [sys.executable, "-P", "-m", "onward", "serve", str(package)]  # -P: no modules of the current folder
+    argv += ["--port", str(port), "--admin-port", str(admin_port), "--watch-interval", "0", "--no-relay"]
     log = place / f"serve-{port}.log"
     left_out = {"ONWARD_STORE", "ONWARD_KEY", *([TRUST_VARIABLE] if verified else [])}
     environment = {name: value for name, value in os.environ.items() if name not in left_out}

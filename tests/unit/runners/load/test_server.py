@@ -26,6 +26,14 @@ def test_it_is_ready_within_the_block_and_gone_after_it(tmp_path: Path, monkeypa
         os.kill(server.pid, 0)
 
 
+def test_modules_of_the_current_folder_are_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "msgspec.py").write_text("raise SystemExit('this is not the library')\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ExecutionError) as told, local_server(tmp_path / "nothing", tmp_path):
+        pass
+    assert "does not exist" in told.value.found
+
+
 def test_one_that_does_not_get_ready_is_told_with_its_log(tmp_path: Path) -> None:
     with pytest.raises(ExecutionError) as told, local_server(tmp_path / "nothing", tmp_path):
         pass

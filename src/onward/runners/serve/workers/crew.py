@@ -172,7 +172,8 @@ class Crew:
             listening = [one.fileno() for of_slot in self._sockets for one in of_slot]
             descriptors = {far.fileno(), lifeline_read, self._turns, *listening}
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", _MODULE, str(far.fileno()), str(lifeline_read),
+                # -P: the folder that the server was started in is no place for modules
+                sys.executable, "-P", "-m", _MODULE, str(far.fileno()), str(lifeline_read),
                 stdin=asyncio.subprocess.DEVNULL,
                 pass_fds=tuple(descriptors),
                 env={**os.environ, CORES: f"{self._cores:g}"},

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -197,6 +198,21 @@ async def test_a_worker_that_starts_while_the_server_is_told_to_stop_does_not_be
     crew, begun = starting(monkeypatch, start)
     await asyncio.wait_for(crew.run(), 2)
     assert begun == [] and process.ended.is_set()
+
+
+async def test_a_module_in_the_folder_that_the_server_is_started_in_is_not_run_by_its_workers(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "prometheus_client.py").write_text("raise SystemExit(3)\n")
+    monkeypatch.chdir(tmp_path)
+    crew, _ = crew_of(1)
+    with open("/dev/null", "rb") as turns:
+        crew._turns = turns.fileno()
+        member = await crew._start(0)
+    assert member.link is not None
+    member.link.close()  # it was told nothing, and has nothing to finish
+    assert await asyncio.wait_for(member.process.wait(), 60) == 0
+    member.leave()
 
 
 def test_at_the_start_all_accept_to_say_that_they_are_not_ready_and_are_once_all_have_loaded() -> None:
