@@ -22,6 +22,7 @@ from onward.package.importers.draft import Draft
 from onward.package.importers.forest import Forest, Leaf, Link, Member, Node, Split, check_forest
 from onward.package.importers.frame import Frame, frame_of
 from onward.package.importers.treemodel import (
+    WRONG,
     TreeColumn,
     TreeModel,
     draft_of_trees,
@@ -126,8 +127,9 @@ def _read_with(document: Any, sample: Any, where: str) -> tuple[TreeModel, Frame
 def read_catboost(document: Any, *, sample: Frame | None = None, where: str = "") -> TreeModel:
     """The model that a file's document describes; the sample shows its categories."""
     try:
-        return _read(document, sample, where)
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        with np.errstate(all="ignore"):  # a number that is none is refused with the trees
+            return _read(document, sample, where)
+    except WRONG as error:
         problem = f"not a CatBoost model: {type(error).__name__} {str(error)[:200]}"
         raise PackageError(problem, where=where, expected=_EXPECTED) from None
 

@@ -19,6 +19,7 @@ from onward.errors import PackageError, UsageError
 from onward.package.importers.draft import Draft
 from onward.package.importers.forest import ZERO, Forest, Leaf, Link, Member, Node, Split, check_forest
 from onward.package.importers.treemodel import (
+    WRONG,
     TreeColumn,
     TreeModel,
     check_sizes,
@@ -102,8 +103,9 @@ def read_lightgbm(
     calls categorical.
     """
     try:
-        return _read(text, names, columns, where)
-    except (KeyError, IndexError, ValueError, TypeError, OverflowError) as error:
+        with np.errstate(all="ignore"):  # a number that is none is refused with the trees
+            return _read(text, names, columns, where)
+    except WRONG as error:
         problem = f"not a LightGBM model: {type(error).__name__} {str(error)[:200]}"
         raise PackageError(problem, where=where, expected=_EXPECTED) from None
 

@@ -21,6 +21,8 @@ from onward.package.importers.tabular import PREDICTION, SCORES, Original, draft
 from onward.package.records import PackageInfo
 from onward.types import Array
 
+WRONG = (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RecursionError)
+"""What reading a file that is no model raises."""
 PROBES = 1024
 MOST_FEATURES = 1 << 20
 MOST_COLUMNS = 1 << 16
@@ -101,11 +103,15 @@ def check_sizes(features: int, targets: int, trees: int, where: str) -> None:
 def frame_of_model(model: TreeModel, sample: Any = None) -> Frame:
     """The sample as the model's columns, or rows made of its trees where there is none.
 
-    Raises `PackageError` for more columns than a package takes, `UsageError` for a sample of other columns.
+    Raises `PackageError` for more columns than a package takes and for a column of categories without any,
+    `UsageError` for a sample of other columns.
     """
     if len(model.columns) > MOST_COLUMNS:
         raise PackageError("a model of too many columns", expected=f"at most {MOST_COLUMNS} inputs",
                            found=str(len(model.columns)))  # fmt: skip
+    empty = [column.name for column in model.columns if column.kind == "category" and not column.categories]
+    if empty:
+        raise PackageError(f'column "{empty[0]}" has no categories', expected="at least one")
     if sample is None:
         return Frame(columns=tuple(_probes(model)), is_named=True)
     categories = {column.name: column.categories for column in model.columns if column.categories}

@@ -23,6 +23,7 @@ from onward.package.importers.forest import Forest, Leaf, Link, Member, Node, Sp
 from onward.package.importers.frame import Frame, Kind
 from onward.package.importers.tabular import Original
 from onward.package.importers.treemodel import (
+    WRONG,
     TreeColumn,
     TreeModel,
     check_sizes,
@@ -117,8 +118,9 @@ def read_xgboost(
 ) -> TreeModel:
     """The model that a file's document describes. `names` and `categories` fill in what the file leaves open."""
     try:
-        return _read(document, labels, names, categories or {}, where)
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        with np.errstate(all="ignore"):  # a number that is none is refused with the trees
+            return _read(document, labels, names, categories or {}, where)
+    except WRONG as error:
         problem = f"not an XGBoost model: {type(error).__name__} {str(error)[:200]}"
         raise PackageError(problem, where=where, expected=_EXPECTED) from None
 

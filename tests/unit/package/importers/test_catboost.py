@@ -27,6 +27,9 @@ FRAME = pandas.DataFrame(RECORDED["rows"]).astype({"a": float})
 ITEMS = [{name: value for name, value in row.items() if value is not None} for row in RECORDED["rows"]]
 
 
+COUNTED = RECORDED["models"]["two classes"]["model"]["features_info"]["ctrs"][0]["identifier"]
+
+
 def model_of(name: str) -> Any:
     return copy.deepcopy(RECORDED["models"][name]["model"])
 
@@ -108,6 +111,8 @@ def change(document: Any, path: tuple[Any, ...], value: Any) -> Any:
         (("features_info", "ctrs", 0, "ctr_type"), "Unheard", "not a CatBoost model"),
         (("features_info", "ctrs", 0, "borders"), [0.5], "not a CatBoost model"),
         (("scale_and_bias",), None, "not a CatBoost model"),
+        (("features_info", "float_features", 0, "flat_feature_index"), float("inf"), "model: OverflowError"),
+        (("ctr_data", COUNTED, "hash_stride"), 0, "model: ZeroDivisionError"),
     ],
 )
 def test_what_a_file_does_not_say_is_refused(path: tuple[Any, ...], value: Any, problem: str) -> None:

@@ -152,6 +152,13 @@ def test_without_lightgbm_a_file_is_packed_and_the_lock_says_that_nothing_was_co
     assert answer.answer["label"] == ["one", "two", "three", "four"][int(np.argmax(expected))]
 
 
+def test_a_column_of_no_categories_is_refused(text: str, tmp_path: Path) -> None:
+    start = text.index("pandas_categorical:")
+    (tmp_path / "model.txt").write_text(text[:start] + "pandas_categorical:[[]]\n")
+    with pytest.raises(PackageError, match='column "letter" has no categories'):
+        pack(tmp_path / "model.txt", tmp_path / "out")
+
+
 @pytest.mark.parametrize("change", [("cat_boundaries=0 ", "cat_boundaries=9 "), ("cat_threshold=", "cat_threshold_=")])
 def test_sets_of_categories_that_are_not_there_are_refused(change: tuple[str, str]) -> None:
     with_sets = fitted("binary", {}).booster_.model_to_string()
@@ -175,6 +182,8 @@ def text() -> str:
         ("end of trees", "", "not a LightGBM model"),
         ("num_tree_per_iteration=1", "", "not a LightGBM model"),
         ("feature_infos=", "feature_infos=[0:1] ", "not a LightGBM model"),
+        ("pandas_categorical:", f"pandas_categorical:{'[' * 99999}", "not a LightGBM model: RecursionError"),
+        ("num_tree_per_iteration=1", "num_tree_per_iteration=0", "fewer trees than classes"),
         ("num_tree_per_iteration=1", "num_tree_per_iteration=16", "fewer trees than classes"),
         ("num_tree_per_iteration=1", "num_tree_per_iteration=-1", "fewer trees than classes"),
     ],
