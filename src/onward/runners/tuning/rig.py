@@ -15,11 +15,12 @@ from types import MappingProxyType
 
 import msgspec
 
-from onward.errors import UsageError
+from onward.errors import DigestMismatch, UsageError
 from onward.package.assembly import assemble
-from onward.package.digest import package_files, read_lock
+from onward.package.digest import LOCK_FILE, package_files, read_lock, verify_folder
 from onward.package.manifest import MANIFEST_FILE
 from onward.package.package import Package
+from onward.package.trust import read_trusted_lock
 from onward.runners.agreement.inputs import as_json, inputs_of
 from onward.runners.endpoints.endpoint import Endpoint
 from onward.runners.endpoints.recorded import Recorded, read_requests
@@ -109,7 +110,7 @@ class Bench:
         """A warm server with a setting, until the end of the block. Raises `ExecutionError` or `UsageError`."""
         with tempfile.TemporaryDirectory(prefix="onward-tune-") as made:
             place = Path(made)
-            copy_with(self._package.folder, place / "package", values_of(setting), link=True)
+            copy_with(self._package, place / "package", values_of(setting), link=True)
             with local_server(place / "package", place, verified=True) as server:
                 at = Place(host="127.0.0.1", port=server.port, tls=False, path="")
                 rig = LoopbackRig(self._runner, at, self._messages(at, server.name), bound_ms=self._bound_ms)
@@ -145,15 +146,20 @@ def values_of(setting: Setting) -> dict[str, int | str]:
 
 
 def copy_with(
-    source: Path, target: Path, values: dict[str, int | str], extra: Mapping[str, bytes] = MappingProxyType({}), *,
+    package: Package, target: Path, values: dict[str, int | str], extra: Mapping[str, bytes] = MappingProxyType({}), *,
     link: bool,
 ) -> Package:  # fmt: skip
-    """A packed folder once more, with other values in its manifest and some more files.
+    """A package that was opened and verified once more, with other values in its manifest and some more files.
 
-    With `link` its files are the same on disk, which is quick, and for copies that nobody keeps.
+    With `link` its files are the same on disk, which is quick, and for copies that nobody keeps. Raises
+    `DigestMismatch` where its folder is no longer what it was: what is there now gets no lock.
     """
+    lock = read_trusted_lock(package.folder)
+    if lock.digest != package.id.digest:
+        raise DigestMismatch(f"{LOCK_FILE} has changed since the package was opened", where=str(package.folder))
+    verify_folder(package.folder, lock)  # before anything reads what is there
     target.mkdir(parents=True)
-    for path, file in package_files(source).items():
+    for path, file in package_files(package.folder).items():
         place = target / path
         place.parent.mkdir(parents=True, exist_ok=True)
         if path == MANIFEST_FILE:
@@ -162,7 +168,13 @@ def copy_with(
             _copy(file, place, link=link)
     for path, contents in extra.items():
         (target / path).write_bytes(contents)
-    return assemble(target, parity=read_lock(source).parity)
+    made = assemble(target, parity=lock.parity)
+    found = read_lock(target).files
+    for path in sorted((found.keys() | lock.files.keys()) - {MANIFEST_FILE, *extra}):
+        if found.get(path) != lock.files.get(path):  # changed while it was copied
+            (target / LOCK_FILE).unlink()
+            raise DigestMismatch(f'"{path}" has changed', where=str(package.folder))
+    return made
 
 
 def _copy(file: Path, place: Path, *, link: bool) -> None:

@@ -147,7 +147,7 @@ def _made(package: Package, found: Found, folder: Path, values: Mapping[str, str
     now = values_of(found.current)
     wanted = {path: value for path, value in values_of(found.best).items() if value != now[path]}
     extra = {DATA_FILE: data, PLOT_FILE: picture.encode("utf-8")}
-    return copy_with(package.folder, folder, wanted | dict(values), extra, link=link)
+    return copy_with(package, folder, wanted | dict(values), extra, link=link)
 
 
 def next_version(version: str) -> str:
