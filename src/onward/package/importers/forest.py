@@ -8,6 +8,7 @@ right: rounding keeps the order, so that what was not above the threshold is not
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -21,6 +22,7 @@ from onward.package.importers.tablegraph import MATRIX
 from onward.types import Array
 
 MOST_NODES = 20_000_000
+MOST_CATEGORY = 1 << 31
 _PURPOSE = "packing a tree model"
 
 ZERO = 1e-35
@@ -98,11 +100,23 @@ class Forest:
 
 
 def check_forest(forest: Forest, where: str = "") -> None:
-    """Raise `PackageError` for what no library writes: a node that leads nowhere or back, or a column that is none."""
+    """Raise `PackageError` for what no library writes.
+
+    A node that leads nowhere or back, a column that is none, or what is no number among those that are added and
+    compared.
+    """
     total = sum(len(tree) for tree in forest.trees)
     total += sum(len(node.members) for node in forest.splits() if isinstance(node, Member))
     if not forest.trees or total > MOST_NODES:
         raise PackageError("a model of no trees or too many", where=where, expected=f"1 to {MOST_NODES} nodes")
+    # The base is divided by the scale when it becomes a leaf.
+    scaled = [base / forest.scale for base in (1.0, *forest.base)] if forest.scale else [np.inf]
+    if not np.isfinite([forest.scale, *forest.base, *scaled]).all():
+        raise PackageError("the trees begin or are scaled with what is no number", where=where,
+                           expected="a finite base, a finite scale other than 0",
+                           found=f"base {list(forest.base[:3])}, scale {forest.scale}")  # fmt: skip
+    if not all(0 <= column < forest.features for column in forest.zeros_missing):
+        raise PackageError("zeros are missing in a column that is none", where=where, expected="a file that is whole")
     for number, tree in enumerate(forest.trees):
         problem = _problem(tree, forest)
         if problem:
@@ -126,6 +140,10 @@ def _problem(tree: Tree, forest: Forest) -> str:
             continue
         if not 0 <= node.feature < forest.width:
             return f"node {place} asks for column {node.feature}"
+        if isinstance(node, Split) and math.isnan(node.value):
+            return f"node {place} compares with {node.value}"
+        if isinstance(node, Member) and any(not 0 <= member < MOST_CATEGORY for member in node.members):
+            return f"node {place} asks for a category that is none"
         ahead += [node.yes, node.no]
     return ""
 

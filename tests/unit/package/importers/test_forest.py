@@ -138,6 +138,8 @@ def test_thresholds_are_listed_by_column() -> None:
         ([Split(0, "BRANCH_LT", 0.0, 1, 7, False), Leaf(())], "no node 7"),
         ([Split(0, "BRANCH_LT", 0.0, -1, 1, False), Leaf(())], "no node -1"),
         ([Split(9, "BRANCH_LT", 0.0, 1, 2, False), Leaf(()), Leaf(())], "column 9"),
+        ([Split(0, "BRANCH_LT", math.nan, 1, 2, False), Leaf(()), Leaf(())], "compares with nan"),
+        ([Member(0, (10**400,), 1, 2, False), Leaf(()), Leaf(())], "a category that is none"),
         ([Leaf(((4, 1.0),))], "leaf 0 adds"),
         ([Leaf(((0, math.nan),))], "leaf 0 adds"),
         ([], "no node 0"),
@@ -146,3 +148,24 @@ def test_thresholds_are_listed_by_column() -> None:
 def test_a_tree_that_leads_nowhere_or_back_is_refused(tree: list[Node], problem: str) -> None:
     with pytest.raises(PackageError, match=problem):
         check_forest(Forest(trees=[tree], features=2))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"base": (math.nan,)},
+        {"base": (0.0, -math.inf)},
+        {"scale": math.nan},
+        {"scale": math.inf},
+        {"scale": 0.0},
+        {"base": (1e308,), "scale": 1e-308},
+        {"zeros_missing": (2,)},
+        {"zeros_missing": (-1,)},
+    ],
+    ids=str,
+)
+def test_a_sum_that_is_no_number_is_refused(changed: dict[str, Any]) -> None:
+    trees = [[Split(0, "BRANCH_LT", math.inf, 1, 2, False), Leaf(()), Leaf(())]]  # nothing is above that
+    check_forest(Forest(trees=trees, features=2, base=(1.5,), scale=0.5, zeros_missing=(1,)))
+    with pytest.raises(PackageError, match=r"no number|that is none"):
+        check_forest(Forest(trees=trees, features=2, **changed))
