@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from onward.execute.work import NEW
 from onward.runners.serve.exchange import Exchange, Headers, Route
 from onward.runners.serve.sent_events import SentEvents, sent_events
 from onward.types import Event
@@ -20,6 +21,7 @@ class AsgiExchange(Exchange):
 
     def __init__(self, route: Route, request: Request) -> None:
         super().__init__(None, route, dict(request.headers.raw), request.url.query.encode(), True)  # type: ignore[arg-type]
+        self.standing = NEW  # the connection is not known: room that is kept for others is not for this one
         self._request = request
         self._response: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
 

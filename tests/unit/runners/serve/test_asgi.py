@@ -11,6 +11,7 @@ import pytest
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message, Scope
 
+from onward.execute.work import NEW
 from onward.package.repository import Repository
 from onward.runners.serve.app import make_app
 from onward.runners.serve.asgi import AsgiExchange
@@ -122,3 +123,14 @@ async def test_work_is_given_up_with_its_client_and_with_the_server(stops: bool)
     with pytest.raises(asyncio.CancelledError if stops else ClientDisconnect):
         await answering
     assert work.abandoned
+
+
+async def test_room_that_is_kept_for_those_who_were_told_to_come_back_is_not_for_whose_connection_is_unknown() -> None:
+    standings: list[int] = []
+
+    def handle(exchange: Exchange) -> None:
+        standings.append(exchange.standing)
+        exchange.respond(b"{}")
+
+    await exchange_of(Client(b""), handle).answer()
+    assert standings == [NEW]
