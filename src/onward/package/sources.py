@@ -28,6 +28,7 @@ from onward.errors import (
     UsageError,
 )
 from onward.package.archive import cache_folder
+from onward.package.digest import file_digest
 
 ALLOWED_VARIABLE = "ONWARD_SOURCES"
 """Names the environment variable that lists the places allowed, as prefixes with white space between them."""
@@ -106,8 +107,9 @@ def fetch(text: str, *, allowed: tuple[Source, ...] | None = None, cache: Path |
           progress: Callable[[int], None] = lambda _: None) -> Path:  # fmt: skip
     """The archive of a source, as a file in the cache; `progress` is told the bytes read.
 
-    What the cache has is not fetched again. Raises `SourceNotAllowed`, `SourceUnreachable`, `NotFound`, `TooLarge`,
-    `DigestMismatch`, `MissingExtra` and `UsageError`; nothing half-fetched is left where it would be found.
+    What the cache has is hashed, not fetched again; what it has under that name but is not it, is. Raises
+    `SourceNotAllowed`, `SourceUnreachable`, `NotFound`, `TooLarge`, `DigestMismatch`, `MissingExtra` and `UsageError`;
+    nothing half-fetched is left where it would be found.
     """
     source = parse_source(text)
     prefixes = allowed_sources() if allowed is None else allowed
@@ -116,7 +118,7 @@ def fetch(text: str, *, allowed: tuple[Source, ...] | None = None, cache: Path |
         raise SourceNotAllowed(where=source.address, expected=f"{expected} ({ALLOWED_VARIABLE})")
     folder = (cache or cache_folder()) / "archives"
     kept = folder / f"{source.sha256}.onward"
-    if kept.is_file():  # named by what it holds; opening it verifies what is inside
+    if _holds(kept, source.sha256):
         return kept
     making = folder / f".fetching-{secrets.token_hex(8)}"
     try:
@@ -133,6 +135,14 @@ def fetch(text: str, *, allowed: tuple[Source, ...] | None = None, cache: Path |
         with suppress(OSError):  # where the folder is none, there is nothing to remove
             making.unlink(missing_ok=True)
     return kept
+
+
+def _holds(file: Path, digest: str) -> bool:
+    """Whether a file is there that anybody may take for what its name says: others can write to a cache, too."""
+    try:
+        return not file.is_symlink() and file.is_file() and file_digest(file) == digest
+    except OSError:
+        return False
 
 
 def _download(source: Source, into: Path, progress: Callable[[int], None]) -> str:

@@ -92,6 +92,22 @@ def test_an_archive_is_fetched_once_and_is_the_package(host: Any, archive: bytes
     assert fetch(named(host, archive), allowed=allowed, cache=tmp_path / "cache") == file
 
 
+def test_what_the_cache_has_under_that_name_but_is_not_it_is_fetched_again(
+    host: Any, archive: bytes, tmp_path: Path
+) -> None:
+    host.says = saying(archive)
+    allowed, cache = allowed_sources(host.url), tmp_path / "cache"
+    kept = fetch(named(host, archive), allowed=allowed, cache=cache)
+    other = tmp_path / "other.onward"
+    other.write_bytes(archive[:-1])
+    for spoil in (lambda: kept.write_bytes(b"another archive"), lambda: kept.symlink_to(other)):
+        kept.unlink()
+        spoil()
+        assert fetch(named(host, archive), allowed=allowed, cache=cache) == kept
+        assert kept.read_bytes() == archive and not kept.is_symlink()
+    assert len(host.asked) == 3 and other.read_bytes() == archive[:-1]
+
+
 @pytest.mark.parametrize(
     "allowed", ["", "https://127.0.0.1/models/", "http://127.0.0.1:1/models/", "{url}/model", "{url}/models/x/"]
 )
