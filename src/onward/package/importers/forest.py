@@ -245,6 +245,10 @@ class _Writer:
         if link == "step":
             positive = self.add("Greater", margin, self.constant(np.float64(0.0)))
             return self.add("Cast", positive, to=self._onnx.TensorProto.FLOAT)
+        if link == "softplus" and self._exact:  # onnxruntime has it for FP32 only
+            power = self.add("Exp", self.add("Neg", self.add("Abs", margin)))
+            rest = self.add("Log", self.add("Add", power, self.constant(np.float64(1.0))))
+            return self.add("Add", self.add("Max", margin, self.constant(np.float64(0.0))), rest)
         operators = {"sigmoid": "Sigmoid", "exp": "Exp", "softplus": "Softplus"}
         return self.add(operators[link], margin) if link in operators else margin
 

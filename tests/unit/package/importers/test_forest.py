@@ -108,10 +108,11 @@ def test_every_row_reaches_the_leaves_that_it_should(seed: int, targets: int, ex
         ("step", lambda x: (x > 0) * 1.0),
     ],
 )
-def test_links_are_their_functions(link: Link, function: Any) -> None:
+@pytest.mark.parametrize("exact", [False, True])
+def test_links_are_their_functions(link: Link, function: Any, exact: bool) -> None:
     rows = rows_of(1)
     margin = answers(write_forest(forest_of(1), "prediction"), rows)
-    found = answers(write_forest(forest_of(1, link=link), "prediction"), rows)
+    found = answers(write_forest(forest_of(1, link=link), "prediction", exact=exact), rows)
     np.testing.assert_allclose(found, function(margin), rtol=1e-5, atol=1e-6)
 
 

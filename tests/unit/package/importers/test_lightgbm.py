@@ -94,6 +94,20 @@ def test_a_file_answers_as_lightgbm_on_every_threshold(kind: str, options: dict[
     assert price.required is ("use_missing" in options)
 
 
+def test_an_objective_of_which_single_precision_has_more_is_packed_without_lightgbm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = np.arange(400.0).reshape(200, 2) % 60
+    data = lightgbm.Dataset(rows, (rows[:, 0] > 20) * 0.9)
+    booster = lightgbm.train({"objective": "cross_entropy_lambda", "verbose": -1, "num_threads": 1}, data, 20)
+    booster.save_model(tmp_path / "model.txt")
+    monkeypatch.setattr(treeoriginal, "is_installed", lambda name: False)
+    package = pack(tmp_path / "model.txt", tmp_path / "out", run_package=run_package)
+    results = run_package(package.folder, [{"Column_0": row[0], "Column_1": row[1]} for row in rows])
+    found = [float(result.tensors["prediction"][0]) for result in results]
+    np.testing.assert_allclose(found, booster.predict(rows), rtol=1e-6)
+
+
 def test_a_file_takes_the_names_and_kinds_of_a_sample(tmp_path: Path) -> None:
     fitted("binary", {}).booster_.save_model(tmp_path / "model.txt")
     package = pack(tmp_path / "model.txt", tmp_path / "out", sample=FRAME, run_package=run_package)
