@@ -1,7 +1,8 @@
 """The admin port, loopback only: what is served, what failed and why; what was decided, what is to be done about it.
 
-Changes need JSON and the name of who makes them. A page of another site can reach this port through a browser on this
-machine: what does not name this machine as the host, or is not declared as JSON, is refused.
+Changes need JSON and the name of who makes them. Loading and unloading need neither: clients of Triton send none. A
+page of another site can reach this port through a browser on this machine: what does not name this machine as the host
+is refused, and so is what a browser sends for a page without having asked, be it a script's or a form's.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ if TYPE_CHECKING:  # imported where a package has a policy, and then only used h
 
 _BODY_BYTES = 16 << 10
 _MOST = 1000
+_FIELDS = b"application/x-www-form-urlencoded"
+_FORMS = (b"multipart/form-data", b"text/plain")
 _HERE = frozenset({"127.0.0.1", "localhost", "[::1]"})
 T = TypeVar("T")
 Endpoint: TypeAlias = Callable[[Request], Awaitable[Response]]
@@ -259,7 +262,8 @@ class OnlyHere:
     """Refuses requests for another host than this machine: a name that somebody pointed here is none of ours.
 
     And changes that a browser makes for a page of another origin without having asked: JSON alone makes it ask, and it
-    is not answered. Browsers say where a page comes from; programs do not, and need not say JSON.
+    is not answered. Browsers say where a page comes from; programs do not, and need not say JSON. Forms are refused
+    where a browser does not say so.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -273,7 +277,7 @@ class OnlyHere:
             wrong: OnwardError | None = None
             if name.lower() not in _HERE:
                 wrong = MalformedBody(where="Host", expected="127.0.0.1 or localhost", found=name[:80])
-            elif b"origin" in headers and scope["method"] not in ("GET", "HEAD") and not _is_json(headers):
+            elif scope["method"] not in ("GET", "HEAD") and _may_be_a_page(headers):
                 wrong = UnsupportedMedia(where="Content-Type", expected="application/json", found="a page's request")
             if wrong is not None:
                 await error_response(wrong)(scope, receive, send)
@@ -281,8 +285,16 @@ class OnlyHere:
         await self._app(scope, receive, send)
 
 
-def _is_json(headers: Mapping[bytes, bytes]) -> bool:
-    return headers.get(b"content-type", b"").partition(b";")[0].strip().lower() == b"application/json"
+def _may_be_a_page(headers: Mapping[bytes, bytes]) -> bool:
+    """Whether a browser may have sent this for a page of another origin, which it would not have had to ask for."""
+    kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+    if kind == b"application/json":
+        return False
+    if b"origin" in headers or b"sec-fetch-site" in headers:
+        return True
+    if kind == _FIELDS:  # curl's type, too: but a form's fields are never the JSON that is read here, only an empty one
+        return headers.get(b"content-length", b"0") == b"0"
+    return kind in _FORMS
 
 
 def _load_of(served: AnyServed) -> dict[str, Any]:
