@@ -183,7 +183,7 @@ class AdminEndpoints:
         return JSONResponse(statements.action_line(changed))
 
     async def audit(self, request: Request) -> Response:
-        """Entries of the audit log after a sequence number; without one, the last of them."""
+        """Entries of the audit log after a sequence number; without one, the last of them. At most 16 MiB at once."""
         from onward.runners.serve import statements
 
         limit, after = _limit(request), _whole(request, "after", -1)
@@ -191,7 +191,8 @@ class AdminEndpoints:
         def read(reader: Any) -> list[dict[str, Any]]:
             last = reader.last_audit()
             start = after if after >= 0 else max((last.sequence if last else 0) - limit, 0)
-            return [statements.audit_line(entry) for entry in reader.audit_entries(after=start, limit=limit)]
+            lines = [statements.audit_line(entry) for entry in reader.audit_entries(after=start, limit=limit)]
+            return statements.audit_page(lines, newest=after < 0)
 
         return JSONResponse({"entries": await self._decisions().read(read)})
 

@@ -22,6 +22,7 @@ from onward.store.records import Action, ActionState, Approval, AuditEntry, Swit
 from onward.store.store import Reader, Transaction
 from onward.telemetry import Backlog
 
+_PAGE_BYTES = 16 << 20
 UNDER_WAY = frozenset(state.value for state in (ActionState.PENDING, ActionState.LEASED, ActionState.EXECUTING))
 """States that an action leaves by itself, before long. The others are ends, or wait for a person or for a target."""
 
@@ -127,6 +128,18 @@ def audit_line(entry: AuditEntry) -> dict[str, Any]:
         "subject": draft.subject, "body": _json(draft.body), "digest": entry.digest,
     }  # fmt: skip
     return told | ({"key_id": draft.key_id} if draft.key_id else {})
+
+
+def audit_page(lines: list[dict[str, Any]], *, newest: bool) -> list[dict[str, Any]]:
+    """Of an audit log's lines, at least one and at most 16 MiB: the first, or, where the `newest` matter, the last."""
+    page: list[dict[str, Any]] = []
+    left_bytes = _PAGE_BYTES
+    for line in reversed(lines) if newest else lines:
+        left_bytes -= len(msgspec.json.encode(line))
+        if page and left_bytes < 0:
+            break
+        page.append(line)
+    return page[::-1] if newest else page
 
 
 def switches(turned: Iterable[Switch]) -> list[dict[str, Any]]:
