@@ -149,6 +149,8 @@ SIGNATURES = (
     off("the policy of an archive", P + "archive.py",
         "lock = read_trusted_lock(temporary) if signed else read_lock(temporary)", "lock = read_lock(temporary)",
         *TRUST),
+    never("a policy that names no key", P + "trust.py", "not named", *TRUST),
+    never("paths that read as two", P + "trust.py", "os.pathsep in str(file)", *TRUST),
     off("a key of another curve", P + "trust.py",
         "if not isinstance(key, EllipticCurvePublicKey) or key.curve.name not in _CURVES:", "if False:", *TRUST),
     off("a manifest's own digest", P + "package.py",

@@ -40,17 +40,31 @@ _CURVES = {"secp256r1": "SHA256", "secp384r1": "SHA384", "secp521r1": "SHA512"}
 
 
 def trusted_keys() -> tuple[Path, ...]:
-    """The files of the public keys that packages must be signed by, any of them; none: no package need be signed."""
-    return tuple(Path(name) for name in os.environ.get(TRUST_VARIABLE, "").split(os.pathsep) if name)
+    """The files of the public keys that packages must be signed by, any of them; none: no package need be signed.
+
+    Raises `KeyRefused` where the variable is set and names no file: whoever set it wants a policy, not none.
+    """
+    value = os.environ.get(TRUST_VARIABLE)
+    if value is None:
+        return ()
+    named = tuple(Path(name) for name in value.split(os.pathsep) if name)
+    if not named:
+        expected = "files with public keys, or a variable that is not set: no package need be signed then"
+        raise KeyRefused("no key is named", where=TRUST_VARIABLE, expected=expected, found=repr(value))
+    return named
 
 
 def trust_only(keys: Iterable[Path]) -> None:
     """Take only packages signed by one of these keys from now on, in this process and in those that it starts.
 
-    Raises `KeyRefused` where one of them is no public key.
+    Raises `KeyRefused` where there is none, or one of them is no public key or cannot be listed by its path.
     """
     files = [key.resolve() for key in keys]
+    if not files:
+        raise KeyRefused("no key is named", expected=_expected("public"))
     for file in files:
+        if os.pathsep in str(file):  # a list of paths would take it for two, and one of them may be there
+            raise KeyRefused("its path cannot be listed", where=str(file), expected=f'a path without "{os.pathsep}"')
         _public_key(file)
     os.environ[TRUST_VARIABLE] = os.pathsep.join(map(str, files))
 

@@ -283,6 +283,27 @@ def test_keys_of_other_kinds_are_refused(tmp_path: Path, folder: Path) -> None:
     assert trusted_keys() == ()
 
 
+@pytest.mark.parametrize("value", ["", os.pathsep, os.pathsep * 3])
+@pytest.mark.parametrize("opened", OPENERS)
+def test_a_policy_that_names_no_key_lets_nothing_through(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, opened: Callable[[Path], object], value: str
+) -> None:
+    monkeypatch.setenv(TRUST_VARIABLE, value)
+    with pytest.raises(KeyRefused, match=TRUST_VARIABLE):
+        opened(folder)
+    with pytest.raises(KeyRefused):
+        trust_only([])
+    assert os.environ[TRUST_VARIABLE] == value
+
+
+def test_a_key_whose_path_would_be_read_as_two_is_refused(tmp_path: Path) -> None:
+    inner = tmp_path / f"one{os.pathsep}two"
+    inner.mkdir()
+    with pytest.raises(KeyRefused, match="listed"):
+        trust_only([key_pair(inner).public])
+    assert TRUST_VARIABLE not in os.environ
+
+
 def test_a_key_with_a_password_needs_it(tmp_path: Path, folder: Path) -> None:
     keys = key_pair(tmp_path, password="right")
     for password in ("", "wrong"):
