@@ -32,11 +32,24 @@ PROBES = (
     "ΟΔΟΣ και οδός, Σ Σίσυφος", "İstanbul ISPARTA ı", "Straße STRASSE ẞ", "x²y ½ ① Ⅷ 10³ ٣٤", "हिन्दी भाषा का पाठ",
     "日本語のテキスト 한국어", "tab\tand\nnew line\r\nand\u00a0no break\u2003wide\x1cseparator",
     "under_score __init__ a_b",
+    "ΑΣ'Α ΑΣ\u00adΒ Α\u0301Σ A.Σ ΑΣ. ⅧΣ 1Σ",
     "emoji 😀👍🏽 ok", "ﬁne ligature Ǆ", "1,234.56 3rd v2.0", "<s> <unk> [UNK] </s>", "can't won't o'clock",
     "ab  ab   ab",
     "Привет, мир", "مرحبا بالعالم", "שלום עולם", "ไทย", "\u200bzero\u200dwidth", "the the of a the and",
 )  # fmt: skip
 """Texts on which a tokenizer must agree with its vectoriser."""
+_CASED = (
+    "[\\p{Lu}\\p{Ll}\\p{Lt}\u00aa\u00ba\u2160-\u217f\u24b6-\u24e9"
+    "\U0001f130-\U0001f149\U0001f150-\U0001f169\U0001f170-\U0001f189]"
+)
+_PASSED_OVER = (
+    "[\\p{Mn}\\p{Me}\\p{Cf}\\p{Lm}\\p{Sk}"
+    "'.:\u00b7\u0387\u055f\u05f4\u2018\u2019\u2024\u2027\ufe13\ufe52\ufe55\uff07\uff0e\uff1a]"
+)
+_MOST_PASSED_OVER = 8
+_BEFORE = "|".join(f"{_CASED}{_PASSED_OVER}{{{count}}}Σ" for count in range(_MOST_PASSED_OVER + 1))
+_FINAL_SIGMA = f"Σ(?<={_BEFORE})(?!{_PASSED_OVER}*{_CASED})"
+"""A sigma behind a cased letter and before none, whatever marks and signs that Unicode passes over lie between."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,7 +178,7 @@ def _ngrams(vectorizer: Vectorizer) -> dict[str, Any]:
 def _tokenizer(fitted: Any, ids: dict[str, int]) -> Tokenizer:
     rules: list[dict[str, Any]] = []
     if fitted.lowercase:
-        rules += [_replace(r"(?<=\p{L})Σ(?!\p{L})", "ς"), {"type": "Lowercase"}]
+        rules += [_replace(_FINAL_SIGMA, "ς"), {"type": "Lowercase"}]
     if fitted.strip_accents is not None:
         marks = r"[^\x00-\x7F]" if fitted.strip_accents == "ascii" else _marks()
         rules += [{"type": "NFKD"}, _replace(marks, "")]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +135,18 @@ def test_texts_and_a_table_are_prepared_side_by_side(tmp_path: Path) -> None:
     (answer,) = run_package(package.folder, [item])
     expected = model.predict_proba(pandas.DataFrame([item | {"unused": ""}]))
     np.testing.assert_allclose(answer.tensors["probabilities"], expected, atol=1e-5)
+
+
+def test_a_sigma_is_final_where_python_has_it_so() -> None:
+    """Which characters count as letters, and which are passed over, is asked of Python for each of them."""
+    lower = vectorizer_of(CountVectorizer().fit(["ab"])).tokenizer.normalizer.normalize_str
+    old = unicodedata.ucd_3_2_0.category  # of newer ones libraries may differ
+    asked = [c for c in map(chr, range(sys.maxunicode + 1)) if old(c) not in ("Cn", "Co", "Cs", "Lo", "So")]
+    marks = ["'", "\u00ad", "\u0301", ".", "\u2019", "ʰ"]
+    words = [f"{mark * count}Σ{end}" for mark in marks for count in (1, 2, 8) for end in ("", mark, f"{mark * 9}Α")]
+    texts = [f"Α{word}" for word in words] + words
+    texts += [f"{c}Σ Α{c}Σ ΑΣ{c} ΑΣ{c}Α" for c in [*asked, *"ªⅧⓐ🄰🅐🅰語"]]
+    assert [text for text in texts if lower(text) != text.lower()] == []
 
 
 def test_a_text_as_long_as_a_body_is_not_cut_off() -> None:
