@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from onward.errors import Cancelled, DeadlineExceeded, ExecutionError, OnwardError, TooLarge, Unavailable
 from onward.execute.invariance import row_lengths
 from onward.execute.onnx import cores
-from onward.execute.scheduler import NORMAL, UNKNOWN, Batch, Scheduler, Work
+from onward.execute.scheduler import NEW, NORMAL, UNKNOWN, Batch, Scheduler, Work
 from onward.pipeline import Pipeline
 from onward.runners.serve.request import NO_FAILURES, Outputs, Request, Unprepared, Waiting
 from onward.runners.serve.traces import TRACES, Source
@@ -77,8 +77,9 @@ class Lane:
             waiting = self.preparing_rows + scheduler.queued_rows
             full = self._preparing_bytes and self._preparing_bytes + size > _MAX_PREPARING_BYTES
             now = time.monotonic()
+            known = standing if standing < 0 or standing >= rows else NEW  # who brings more than was promised is new
             with self._lock:
-                if full or waiting + rows > scheduler.limit(priority, standing, now):
+                if full or waiting + rows > scheduler.limit(priority, known, now):
                     raise scheduler.turn_away(max(rows, 1), now, waiting=waiting)
         self.preparing_rows += rows
         with self._lock:

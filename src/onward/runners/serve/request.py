@@ -29,6 +29,7 @@ class Unprepared(dict[str, Column]):
 
 
 NO_FAILURES: Mapping[Any, Exception] = MappingProxyType({})
+_QUEUED = State.QUEUED  # looked up at a class, each costs as much as three of these
 
 
 class Outputs:
@@ -86,7 +87,7 @@ class Request(Work):
         self.deadline_s = deadline_s
         self.priority = priority
         self.standing = UNKNOWN
-        self.state = State.QUEUED
+        self.state = _QUEUED
         self.columns = columns
         self.fetches = fetches
         self.request_id = b""
