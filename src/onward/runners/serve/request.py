@@ -29,7 +29,7 @@ class Unprepared(dict[str, Column]):
 
 
 NO_FAILURES: Mapping[Any, Exception] = MappingProxyType({})
-_QUEUED = State.QUEUED  # looked up at a class, each costs as much as three of these
+_QUEUED = State.QUEUED  # looked up at its enum it costs 45 ns, at every request
 
 
 class Outputs:
