@@ -15,11 +15,12 @@ from onward.decide.conversation import dialogue_facts
 from onward.decide.document import POLICY_FILE
 from onward.decide.rules import Rules, load_policy, parse_policy
 from onward.errors import ModelNotFound, NotFound, OnwardError, PolicyError
-from onward.package.digest import LOCK_FILE, read_lock
+from onward.package.digest import LOCK_FILE
 from onward.package.manifest import MANIFEST_FILE, load_manifest
 from onward.package.package import open_package
 from onward.package.repository import Repository
 from onward.package.toml_text import load_toml
+from onward.package.trust import read_trusted_lock
 
 
 class PolicyShelf:
@@ -87,7 +88,8 @@ class Candidate:
             folder = self._repository.path(name)
         except ModelNotFound:
             return None
-        return parse_policy(self._text, load_manifest(folder), more=dialogue_facts(folder))
+        package = open_package(folder)
+        return parse_policy(self._text, package.manifest, more=dialogue_facts(package.folder))
 
 
 def read_policy_text(file: Path) -> str:
@@ -122,6 +124,6 @@ def _digest(path: Path) -> str:
 
 def _package_digest(folder: Path) -> str:
     try:
-        return read_lock(folder).digest if (folder / LOCK_FILE).is_file() else ""
+        return read_trusted_lock(folder).digest if (folder / LOCK_FILE).is_file() else ""
     except OnwardError:
         return ""

@@ -10,13 +10,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from onward.errors import ManifestError, ModelNotFound, OnwardError, PackageError
+from onward.errors import ManifestError, ModelNotFound, NotSigned, OnwardError, PackageError, SignatureRefused
 from onward.package.digest import Lock, read_lock
 from onward.package.manifest import DIALOGUE_FILE, POLICY_FILE
 from onward.package.package import Package, open_package
 from onward.package.records import Labels, Manifest, Stage
 from onward.package.repository import Repository
 from onward.package.sections import ManifestProblems, suggestion
+from onward.package.trust import read_trusted_lock
 from onward.types import Field
 
 TEXT_INPUT = "text"
@@ -102,10 +103,12 @@ def locate(stage: Stage, roots: Sequence[Path], digest: str = "") -> Path:
     for root in roots:
         try:
             folder = Repository(root).path(stage.package, stage.version)
-            if not digest or read_lock(folder).digest == digest:
+            if not digest or read_trusted_lock(folder).digest == digest:
                 return folder
         except ModelNotFound:
             continue
+        except (NotSigned, SignatureRefused):
+            pass  # its lock is not even read; where nothing else is found, opening it says so
         except OnwardError as error:
             raise _unusable(stage, error) from None
         found.append(folder)

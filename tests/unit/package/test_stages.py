@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from onward.errors import DigestMismatch, ManifestError, PackageError
+from onward.errors import DigestMismatch, ManifestError, NotSigned, PackageError
 from onward.package.archive import write_archive
 from onward.package.digest import read_lock
 from onward.package.manifest import dump_manifest, load_manifest, parse_manifest
 from onward.package.package import open_package
-from onward.package.stages import fields_of
+from onward.package.stages import fields_of, locate
+from onward.package.trust import TRUST_VARIABLE, sign_folder
 from onward.testing import tiny_package
+from tests.keys import key_pair
 from tests.packages import CHAIN, chain_package, staged_packages
 
 
@@ -149,3 +151,19 @@ def test_an_archive_of_a_package_of_stages_keeps_its_pins(tmp_path: Path) -> Non
     folder = staged_packages(tmp_path)
     archive = write_archive(folder, tmp_path / "chain.onward")
     assert read_lock(open_package(archive).folder).stages == read_lock(folder).stages
+
+
+def test_where_only_signed_packages_are_taken_no_other_lock_is_read_to_find_a_stage(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage, keys = parse_manifest(CHAIN).stages[0], key_pair(repository)
+    ours = repository / stage.package / stage.version
+    digest = read_lock(ours).digest
+    unsigned = tiny_package(repository / "other" / stage.package / stage.version, name=stage.package)
+    (unsigned / "onward.lock").write_text("not TOML [[[")
+    sign_folder(ours, keys.private)
+    monkeypatch.setenv(TRUST_VARIABLE, str(keys.public))
+    assert locate(stage, [unsigned.parents[1], repository], digest) == ours
+    assert locate(stage, [unsigned.parents[1]], digest) == unsigned
+    with pytest.raises(NotSigned):
+        open_package(unsigned)
