@@ -99,7 +99,8 @@ class _Reader:
         return "", -1
 
     def _length(self) -> int:
-        length = self.value(self.marker(), 0)
+        marker = self.marker()
+        length = self.value(marker, 0) if marker in _NUMBERS else marker  # a length that nests would nest without end
         if not isinstance(length, int) or length < 0:
             raise ValueError(f"no length: {length!r}")
         return length

@@ -46,12 +46,17 @@ def test_a_file_that_ends_anywhere_is_refused() -> None:
         b"[$Z#L" + struct.pack(">q", 1 << 40),
         b"[#i\xff",
         b"[" * 5000,
+        b"{" * 5000,
+        b"[#" * 5000,
         b"?",
         b"[$d]",
         b"SL" + struct.pack(">q", 2) + b"\xff\xfe",
     ],
-    ids=["counted numbers", "counted values", "values of no bytes", "negative", "nested", "marker", "no count", "text"],
-)
+    ids=[
+        "counted numbers", "counted values", "values of no bytes", "negative", "nested", "names of names",
+        "counts of counts", "marker", "no count", "text",
+    ],
+)  # fmt: skip
 def test_a_hostile_file_is_refused_without_its_memory(data: bytes) -> None:
     with pytest.raises(PackageError, match="not Universal Binary JSON"):
         read_ubjson(data, "hostile.ubj")
