@@ -13,8 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
@@ -24,7 +26,13 @@ from onward.package.attestation import files_in, read_attestation
 from onward.package.digest import parse_lock
 from onward.package.gguf import check_gguf
 from onward.package.graphcheck import check_graph_bytes
+from onward.package.importers import treeoriginal
+from onward.package.importers.plainyaml import read_plain_yaml
+from onward.package.importers.textformat import read_text_format
+from onward.package.importers.treefile import draft_of_tree_file
+from onward.package.importers.ubjson import read_ubjson
 from onward.package.manifest import decode_manifest, dump_manifest, parse_manifest
+from onward.package.records import PackageInfo
 from onward.package.repository import Repository
 from onward.package.tokenizercheck import check_tokenizer
 from onward.prepare.image import decode_image
@@ -201,10 +209,41 @@ def tokenizer(data: bytes) -> None:
         pass
 
 
+for _library in ("catboost", "lightgbm", "xgboost"):  # imported late by `trees`, when nobody watches what they reach
+    import_module(f"onward.package.importers.{_library}")
+
+
+def trees(data: bytes) -> None:
+    """A file of boosted trees, on a machine where its library is not installed."""
+    file = _file("model.json")
+    file.write_bytes(data)
+    with patch.object(treeoriginal, "is_installed", return_value=False), suppress(OnwardError):
+        draft_of_tree_file(file, PackageInfo(name="trees", version="1.0.0"))
+
+
+def ubjson(data: bytes) -> None:
+    """Universal Binary JSON."""
+    with suppress(PackageError):
+        read_ubjson(data)
+
+
+def text_format(data: bytes) -> None:
+    """A `config.pbtxt`."""
+    with suppress(PackageError):
+        list(read_text_format(data.decode(errors="replace"), "config.pbtxt").unread())
+
+
+def plain_yaml(data: bytes) -> None:
+    """An `MLmodel`."""
+    with suppress(PackageError):
+        read_plain_yaml(data.decode(errors="replace"), "MLmodel")
+
+
 TARGETS: dict[str, Target] = {
     one.__name__: one
-    for one in (manifest, v2_json, v2_binary, multipart, image, lock, signature, graph, gguf, archive, tokenizer)
-}
+    for one in (manifest, v2_json, v2_binary, multipart, image, lock, signature, graph, gguf, archive, tokenizer,
+                trees, ubjson, text_format, plain_yaml)
+}  # fmt: skip
 LONGEST = ("manifest", "v2_json", "v2_binary", "multipart", "image")
 """What anybody can send, or has to be read first: fuzzed for the whole time, the others for a fifth of it."""
 
