@@ -319,4 +319,5 @@ def thresholds(forest: Forest) -> dict[int, Array]:
     for node in forest.splits():
         values = [node.value] if isinstance(node, Split) else [float(member) for member in node.members]
         found.setdefault(node.feature, set()).update(values)
-    return {feature: np.array(sorted(values), dtype=np.float32) for feature, values in found.items()}
+    with np.errstate(over="ignore"):
+        return {feature: np.array(sorted(values), dtype=np.float32) for feature, values in found.items()}

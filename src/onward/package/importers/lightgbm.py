@@ -62,8 +62,8 @@ def draft_of_lightgbm_file(
         if not model.classes:
             raise UsageError("the model has no classes", where=str(labels), expected="no labels")
         model = replace(model, classes=named_classes(len(model.classes), labels))
+    check_forest(model.forest, str(path))  # before rows are made of it, and a native reader sees it
     frame = frame_of_model(model, sample)
-    check_forest(model.forest, str(path))  # before a native reader sees it
     values = answers_of_file(path, "lightgbm", frame.exact_matrix())
     original = original_of(model, values) if values is not None else None
     return draft_of_trees(model, info, frame=frame, original=original, tolerance=tolerance, where=str(path))

@@ -59,8 +59,8 @@ def draft_of_xgboost_file(
     """
     document = _parsed(path.read_bytes(), str(path))
     model = read_xgboost(document, labels=labels, categories=_pandas_categories(sample), where=str(path))
+    check_forest(model.forest, str(path))  # before rows are made of it, and a native reader sees it
     frame = frame_of_model(model, sample)
-    check_forest(model.forest, str(path))  # before a native reader sees it
     original = _answers_of_file(path, document, model, frame)
     return draft_of_trees(model, info, frame=frame, original=original, tolerance=tolerance, where=str(path))
 

@@ -125,6 +125,11 @@ def test_a_threshold_rounded_down_parts_single_precision_numbers_as_the_double_d
         assert [bool(x <= np.float32(below)) for x in near] == [bool(float(x) <= value) for x in near]
 
 
+def test_a_threshold_beyond_single_precision_is_listed_as_infinite() -> None:
+    trees: list[list[Node]] = [[Split(0, "BRANCH_LEQ", 1e300, 1, 2, False), Leaf(()), Leaf(())]]
+    assert thresholds(Forest(trees=trees, features=1))[0].tolist() == [math.inf]
+
+
 def test_thresholds_are_listed_by_column() -> None:
     tree: list[Node] = [Split(1, "BRANCH_LT", 0.5, 1, 2, True), Member(0, (3, 1), 3, 4, False)]
     forest = Forest(trees=[[*tree, Leaf(()), Leaf(()), Leaf(())]], features=2)

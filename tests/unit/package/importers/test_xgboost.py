@@ -215,6 +215,16 @@ def test_more_columns_than_a_package_takes_are_refused_before_rows_of_them_are_m
         pack(tmp_path / "model.json", tmp_path / "out")
 
 
+def test_a_category_that_is_no_number_of_one_is_refused_before_rows_are_made_of_it(tmp_path: Path) -> None:
+    booster = xgboost.XGBRegressor(**OPTIONS, max_cat_to_onehot=1).fit(FRAME, TARGET).get_booster()
+    document = json.loads(bytes(booster.save_raw("json")))
+    trees = document["learner"]["gradient_booster"]["model"]["trees"]
+    next(tree for tree in trees if tree["categories_sizes"])["categories"][0] = 10**400
+    (tmp_path / "model.json").write_text(json.dumps(document))
+    with pytest.raises(PackageError, match="a category that is none"):
+        pack(tmp_path / "model.json", tmp_path / "out")
+
+
 def test_sets_of_categories_that_lie_upon_each_other_are_refused() -> None:
     booster = xgboost.XGBRegressor(**OPTIONS, max_cat_to_onehot=1).fit(FRAME, TARGET).get_booster()
     document = json.loads(bytes(booster.save_raw("json")))
