@@ -50,8 +50,8 @@ def _bounded(text: str, most: int) -> str:
 
 
 def _sentence(docstring: str) -> str:
-    """A class's docstring as its message: without the capital and the full stop, since more follows it."""
-    text = docstring.strip().rstrip(".")
+    """A docstring's first line as a message: without the capital and the full stop, since more follows it."""
+    text = docstring.strip().partition("\n")[0].rstrip(".")
     return text[:1].lower() + text[1:]
 
 
@@ -311,7 +311,10 @@ class Unavailable(OnwardError):
 
 
 class Overloaded(OnwardError):
-    """The queue is full. `promised_rows` are those that are let in before others if they come when told."""
+    """The queue is full.
+
+    `promised_rows` are those that are let in before others if they come when told.
+    """
 
     code = "QUEUE_FULL"
     status = 429

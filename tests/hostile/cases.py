@@ -240,10 +240,13 @@ def folder_with_a_link_to_a_folder(place: Path) -> Path:
 @case("INVALID_PACKAGE")
 def folder_with_a_socket(place: Path) -> Path:
     folder = tiny(place)
+    before = Path.cwd()
     os.chdir(folder)  # names of sockets are short
-    with socket.socket(socket.AF_UNIX) as made:
-        made.bind("odd")
-    os.chdir("/")
+    try:
+        with socket.socket(socket.AF_UNIX) as made:
+            made.bind("odd")
+    finally:
+        os.chdir(before)
     return folder
 
 

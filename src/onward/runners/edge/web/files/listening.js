@@ -24,7 +24,8 @@ export function listening({ h }, answer) {
 		button.disabled = true; // asking for leave takes as long as a person does
 		try {
 			const told = show(said, level, heard);
-			stop = await listen(detector(answer, told, ({ error, message }) => end(`No window is answered: ${error ?? message}`)));
+			const ifOn = (...window) => { if (stop) told(...window); }; // the last answer comes when it is off already
+			stop = await listen(detector(answer, ifOn, ({ error, message }) => end(`No window is answered: ${error ?? message}`)));
 			button.textContent = "Stop listening";
 			if (!card.isConnected) end();
 		} catch (error) {
