@@ -227,7 +227,6 @@ def test_what_is_wrong_is_told_in_the_apis_own_form_and_the_engine_goes_on(
     assert text(client, max_tokens=4)
 
 
-@pytest.mark.long
 async def test_streams_side_by_side_each_are_what_they_are_alone(running: Server) -> None:
     asks = [f"Write a sentence about the number {number}." for number in range(12)]
 

@@ -98,7 +98,6 @@ def test_a_model_is_unloaded_and_loaded_in_every_worker_and_in_those_that_come_l
         assert admin.get("/metrics", headers={"host": "elsewhere.example"}).status_code == 400
 
 
-@pytest.mark.long
 async def test_decisions_and_actions_happen_once_whichever_worker_is_asked_and_killed(
     tmp_path: Path, target: Target
 ) -> None:

@@ -36,7 +36,6 @@ def test_products_are_many_and_different_and_have_facts() -> None:
     assert sum(bool(numbers(item["facts"])) for item in products) >= 30  # facts with numbers are what can go wrong
 
 
-@pytest.mark.long
 def test_most_descriptions_pass_at_the_first_try(author: Author) -> None:
     texts = author.all([item | {"json": False} for item in copywriter.products()[:8]], seed=50)
     found = report(texts)
