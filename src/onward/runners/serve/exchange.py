@@ -265,7 +265,9 @@ def timeout_s(value: bytes, limit_s: float) -> float:
     except ValueError:
         milliseconds = -1.0
     if not milliseconds > 0:
-        raise MalformedBody(where="x-onward-timeout-ms", expected="milliseconds above 0", found=value.decode("latin-1"))
+        raise MalformedBody(
+            "not a time", where="x-onward-timeout-ms", expected="milliseconds above 0", found=value.decode("latin-1")
+        )
     return min(milliseconds / 1000, limit_s)
 
 
@@ -274,5 +276,5 @@ def priority_of(value: bytes) -> int:
     priority = PRIORITIES.get(value.decode("latin-1").strip().lower())
     if priority is None:
         found = value[:40].decode("latin-1")
-        raise MalformedBody(where="x-onward-priority", expected=", ".join(PRIORITIES), found=found)
+        raise MalformedBody("not a priority", where="x-onward-priority", expected=", ".join(PRIORITIES), found=found)
     return priority

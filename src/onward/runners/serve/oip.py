@@ -378,7 +378,10 @@ def _priority(parameters: Mapping[str, Any] | None) -> int | None:
     if isinstance(value, int) and not isinstance(value, bool) and HIGH < value <= LOW + 1:
         return value - 1
     raise MalformedBody(
-        where="parameters.priority", expected=f"{', '.join(PRIORITIES)} or 0 to 3", found=repr(value)[:40]
+        "not a priority",
+        where="parameters.priority",
+        expected=f"{', '.join(PRIORITIES)} or 0 to 3",
+        found=repr(value)[:40],
     )
 
 
